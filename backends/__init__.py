@@ -1,0 +1,1 @@
+"""Bundled backends, each found through its entry point like any other plugin."""

@@ -1,0 +1,1 @@
+"""Example workloads: run them as files, or by name (`route run bench:matmul`)."""

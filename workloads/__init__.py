@@ -1,0 +1,1 @@
+"""Bundled kinds of workload, each found through its entry point like any other plugin."""
