@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from compute_router.errors import Unavailable
 from compute_router.records import Record
 from compute_router.workload import Framework, Role, Workload
 
@@ -344,6 +346,28 @@ class Backend(ABC):
     def logs(self, handle: Handle, offset: int = 0, follow: bool = False) -> Iterator[bytes]:
         """The log from byte `offset` on, raw. With `follow` it ends once the run is final and all
         is read. Raises `Unavailable` when the place cannot be reached; go on from the last offset."""
+
+    def attached(self, handle: Handle, offset: int = 0) -> Iterator[bytes | Status]:
+        """Log bytes from `offset` on and every change of the status as they come; the last item is
+        a final `Status`. Rides out a lost connection: says `unknown` meanwhile and goes on.
+
+        This default asks `logs` and `status`; a backend that can push does better.
+        """
+        pause = 0.05
+        while True:
+            try:
+                for chunk in self.logs(handle, offset, follow=True):
+                    offset += len(chunk)
+                    pause = 0.05
+                    yield chunk
+            except Unavailable:
+                pass
+            status = self.status(handle)
+            yield status
+            if status.state.final:
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, 10.0)
 
     @abstractmethod
     def fetch(self, handle: Handle, into: Path) -> Sequence[Path]:

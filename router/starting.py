@@ -1,0 +1,159 @@
+"""Start a planned run along its ranked offers: intent first, then one submission at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from compute_router import errors
+from compute_router.backend import Backend, Handle, Offer, Submission
+from compute_router.records import Record
+
+if TYPE_CHECKING:
+    from compute_router.policy import Decision
+    from compute_router.snapshot import Snapshot
+    from compute_router.store import RunFolder
+    from compute_router.workload import Workload
+
+__all__ = ["Intent", "Try", "guarded", "start"]
+
+T = TypeVar("T")
+Tell = Callable[..., None]
+
+
+class Try(Record, frozen=True, kw_only=True):
+    """One offer that did not start the run, and what it said. Times in epoch microseconds."""
+
+    backend: str
+    offer_id: str
+    attempt: int
+    code: str
+    what: str
+    at_us: int
+
+
+class Intent(Record, frozen=True, kw_only=True):
+    """What is about to be submitted; on disk before the first byte leaves, so that it is found again.
+
+    `snapshot` holds the facts of what ships (see `Snapshot.facts`), `tries` the offers tried before.
+    """
+
+    schema: str = "route.intent/1"
+    run_id: str
+    key: str
+    attempt: int
+    backend: str
+    offer_id: str
+    tree_sha256: str
+    snapshot: dict[str, Any] = {}
+    at_us: int
+    tries: tuple[Try, ...] = ()
+
+
+def guarded(name: str, call: Callable[[], T]) -> T:
+    """Call a plugin. What its contract lets it raise passes; anything else becomes a `PluginError`."""
+    try:
+        return call()
+    except (errors.RouteError, KeyboardInterrupt):
+        raise
+    except errors.Broken as e:
+        raise errors.SubmitUnknown(f"{name} broke off: {e}", mend="route status asks again") from e
+    except Exception as e:
+        first = (str(e).splitlines() or ["no message"])[0]
+        raise errors.PluginError(
+            f"backend {name!r} raised {type(e).__name__}: {first}",
+            mend="run it again with --debug and show the traceback to the plugin's author",
+        ) from e
+
+
+def start(
+    run: RunFolder,
+    workload: Workload,
+    decision: Decision,
+    *,
+    offer_of: Callable[[str, str], Offer],
+    backend_of: Callable[[str], Backend],
+    snapshot: Snapshot,
+    secrets: Mapping[str, str],
+    key: str,
+    attempt: int,
+    tell: Tell,
+) -> Handle:
+    """Try the ranked offers in turn until one has started `attempt`; never two at once.
+
+    Raises `SubmitUnknown` as soon as an offer may have started it (no other is tried then), and
+    the last refusal once every offer has said no; `intent.json` then lists all of them.
+    """
+    tries: list[Try] = []
+    failure: errors.RouteError = errors.NoPlace("the decision ranks no offer")
+    intent: Intent | None = None
+    for ranked in decision.ranked:
+        backend, offer = backend_of(ranked.backend), offer_of(ranked.backend, ranked.offer_id)
+        intent = Intent(
+            run_id=run.id,
+            key=key,
+            attempt=attempt,
+            backend=ranked.backend,
+            offer_id=ranked.offer_id,
+            tree_sha256=snapshot.tree_sha256,
+            snapshot=snapshot.facts(),
+            at_us=time.time_ns() // 1000,
+            tries=tuple(tries),
+        )
+        run.write("intent", intent)
+        tell("staging", backend=offer.backend, offer=offer.id, attempt=attempt)
+        submission = Submission(
+            id=run.id,
+            key=key,
+            attempt=attempt,
+            workload=workload,
+            offer=offer,
+            snapshot=snapshot,
+            secrets=secrets,
+            wait_us=decision.limits.wait_us,
+        )
+        try:
+            handle = _submit(backend, submission)
+        # Both promise that nothing was started, so the next offer may be tried.
+        except (errors.Unavailable, errors.Rejected, errors.Refused, errors.PluginError) as e:
+            if isinstance(e, (errors.Conflict, errors.PluginError)):
+                raise
+            failure = e
+            tries.append(
+                Try(
+                    backend=offer.backend,
+                    offer_id=offer.id,
+                    attempt=attempt,
+                    code=e.code.lower(),
+                    what=e.what,
+                    at_us=time.time_ns() // 1000,
+                )
+            )
+            tell("refused", backend=offer.backend, offer=offer.id, what=e.what)
+            continue
+        run.write("handle", handle)
+        tell("submitted", backend=offer.backend, offer=offer.id, attempt=attempt)
+        return handle
+    if intent is not None:
+        run.write("intent", msgspec.structs.replace(intent, tries=tuple(tries)))
+    raise failure
+
+
+def _submit(backend: Backend, submission: Submission) -> Handle:
+    """One submission; if its answer was lost, the run is looked for before anything else is done."""
+    try:
+        return guarded(backend.name, lambda: backend.submit(submission))
+    except errors.SubmitUnknown:
+        for pause in (0.0, 0.5, 2.0, 5.0):
+            time.sleep(pause)
+            try:
+                handle = guarded(backend.name, lambda: backend.find(submission.key))
+            except errors.BackendError:
+                continue
+            if handle is not None:
+                return handle
+            return guarded(backend.name, lambda: backend.submit(submission))
+        raise
