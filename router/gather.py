@@ -60,7 +60,7 @@ def gather(
     found: list[Offer | NoOffer] = []
     for name in sorted(backends):
         answer = got.get(name)
-        if answer is None:
+        if name not in got:
             found.append(
                 NoOffer(
                     backend=name,

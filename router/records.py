@@ -49,7 +49,7 @@ def _check(value: Any, path: str) -> None:
             if not isinstance(key, str) or not key.isascii():
                 raise ValueError(f"{path}: key {key!r} is not ASCII text")
             _check(item, f"{path}.{key}")
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             _check(item, f"{path}[{index}]")
     else:

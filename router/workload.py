@@ -116,7 +116,7 @@ class Accelerator(Record, frozen=True, kw_only=True):
             return cls(family="cpu")
         if match := _TPU.fullmatch(text.lower()):
             return cls(family="tpu", sku=match[1], count=int(match[2]))
-        if match := _GPU.fullmatch(text):
+        if (match := _GPU.fullmatch(text)) and not re.match(r"v[0-9]+[a-z]*-[0-9]+", text.lower()):
             count = int(match[2] or 1)
             if match[1].lower() == "any":
                 return cls(family="any", count=count)

@@ -1,4 +1,4 @@
-"""Holds the house: packages equal the folders, the import rule, file sizes, public names, hooks documented."""
+"""Holds the house: packages equal folders, the import rule, file sizes, public names, hooks documented."""
 
 from __future__ import annotations
 
