@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from compute_router import errors
-from compute_router.backend import Backend, Handle, Health, NoOffer, Offer, State, Status
-from compute_router.gather import gather, healths
-from compute_router.policy import Decision, History, Limits, Outcome
-from compute_router.records import key_run_id, new_run_id, plain
+from compute_router.backend import Backend, Handle, Health, State, Status
+from compute_router.journal import Journal, OnEvent
+from compute_router.planning import Plan
+from compute_router.policy import Limits, Outcome
+from compute_router.records import key_run_id, new_run_id
 from compute_router.starting import Intent, guarded, start
 from compute_router.workload import Workload
 
 if TYPE_CHECKING:
     from compute_router.config import Config
+    from compute_router.places import Places
     from compute_router.registry import Registry
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder, Store
 
 __all__ = ["Plan", "Router", "run"]
 
-OnEvent = Callable[[dict[str, Any]], None]
 OnLog = Callable[[bytes], None]
 
 MOST_ATTEMPTS = 3
 """Starts of one run, those counted in that are proven never to have executed."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What would run where, and why. Making one writes and starts nothing."""
-
-    workload: Workload
-    offers: tuple[Offer | NoOffer, ...]
-    decision: Decision
-
-    def offer(self, backend: str, offer_id: str) -> Offer:
-        """The offer of that name. Raises `KeyError` if there is none."""
-        for offer in self.offers:
-            if isinstance(offer, Offer) and (offer.backend, offer.id) == (backend, offer_id):
-                return offer
-        raise KeyError((backend, offer_id))
 
 
 class Router:
@@ -68,14 +48,13 @@ class Router:
         config: Config | None = None,
         start: Path | None = None,
     ) -> None:
-        self._home, self._plugins, self._config, self._start = home, plugins, config, start
-        self._made: dict[tuple[str, str], Backend] = {}
+        self._home, self._plugins, self._config, self._folder = home, plugins, config, start
 
     @functools.cached_property
     def config(self) -> Config:
         from compute_router.config import load_config
 
-        return self._config or load_config(self._start or Path.cwd())
+        return self._config or load_config(self._folder or Path.cwd())
 
     @functools.cached_property
     def store(self) -> Store:
@@ -89,84 +68,23 @@ class Router:
 
         return Registry(disabled=self.config.plugins_disable, enabled=self._plugins)
 
-    # Backends
+    @functools.cached_property
+    def places(self) -> Places:
+        from compute_router.places import Places
+
+        return Places(self.registry, self.config, self.store.home)
 
     def backend(self, name: str, workload: Workload | None = None) -> Backend:
-        """The backend called `name` with its settings: the configuration's, then the workload's own.
-
-        Raises `NotFound` with the nearest name, `ConfigError` for settings it does not have.
-        """
-        cls = self.registry.backends().get(name)
-        if cls is None:
-            raise self._none_such("backend", name, self.registry.backends())
-        table = {**self.config.backend(name), **(workload.backend.get(name, {}) if workload else {})}
-        at = (name, json.dumps(table, sort_keys=True, default=str))
-        if at not in self._made:
-            try:
-                settings = msgspec.convert(table, cls.Settings)
-            except msgspec.ValidationError as e:
-                known = ", ".join(field.name for field in msgspec.structs.fields(cls.Settings)) or "none"
-                raise errors.ConfigError(
-                    f"settings of backend {name!r}: {e}", mend=f"its settings are: {known}"
-                ) from e
-            self._made[at] = guarded(name, lambda: cls(settings, self.store.home))
-        return self._made[at]
+        """The backend called `name` with its settings; see `Places.backend`."""
+        return self.places.backend(name, workload)
 
     def healths(self) -> list[Health]:
-        """The health of every backend, by name; one whose settings cannot be read is not healthy."""
-        good, bad = self._backends(None)
-        return sorted(
-            [*healths(good), *(Health(backend=b.backend, ok=False, summary=b.reason) for b in bad)],
-            key=lambda health: health.backend,
-        )
-
-    def _backends(self, workload: Workload | None) -> tuple[dict[str, Backend], list[NoOffer]]:
-        """The backends that can be made, and why the others cannot."""
-        good: dict[str, Backend] = {}
-        bad: list[NoOffer] = []
-        for name in self.registry.backends():
-            try:
-                good[name] = self.backend(name, workload)
-            except errors.RouteError as e:
-                bad.append(NoOffer(backend=name, code=e.code.lower(), reason=e.what, mend=e.mend))
-        return good, bad
-
-    def _none_such(self, what: str, name: str, known: Iterable[str]) -> errors.NotFound:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, 1)
-        mend = f"did you mean {near[0]!r}? " if near else ""
-        mend += f"installed: {', '.join(known) or 'none'}"
-        if self.registry.warnings:
-            mend += " (and a plugin that cannot be loaded: route plugins)"
-        return errors.NotFound(f"there is no {what} {name!r}", mend=mend)
-
-    # Offers and decision
+        """The health of every backend, by name. Never raises for a backend."""
+        return self.places.healths()
 
     def plan(self, workload: Workload, *, policy: str | None = None, limits: Limits | None = None) -> Plan:
-        """Gather offers and decide. Writes nothing, starts nothing; may be repeated.
-
-        With `limits.pin` the policy is `pinned` unless one is named. A refusal is an outcome of
-        the decision. Raises `NotFound` for a policy, backend or kind there is none of.
-        """
-        limits = limits or Limits()
-        for name in filter(None, [limits.pin, *workload.backend]):
-            if name not in self.registry.backends():
-                raise self._none_such("backend", name, self.registry.backends())
-        if workload.kind not in self.registry.kinds():
-            raise self._none_such("kind", workload.kind, self.registry.kinds())
-        name = policy or ("pinned" if limits.pin else self.config.policy or "auto")
-        chooser = self.registry.policies().get(name)
-        if chooser is None:
-            raise self._none_such("policy", name, self.registry.policies())
-        good, bad = self._backends(workload)
-        offers = sorted([*gather(good, workload), *bad], key=lambda offer: offer.backend)
-        decision = guarded(
-            name,
-            lambda: chooser.decide(
-                workload, offers, History(), asked_at=time.time_ns() // 1000, limits=limits
-            ),
-        )
-        return Plan(workload=workload, offers=tuple(offers), decision=decision)
+        """Gather offers and decide; see `Places.plan`. Writes nothing, starts nothing."""
+        return self.places.plan(workload, policy=policy, limits=limits)
 
     # Submit
 
@@ -193,9 +111,10 @@ class Router:
         run = self.store.create(run_id, plan.workload, key=key or run_id)
         if run.has("intent") or run.has("receipt"):
             return self._again(run, values, snapshot, on_event)
-        run.write("offers", {"schema": "route.offers/1", "offers": [_tagged(o) for o in plan.offers]})
-        run.write("decision", plan.decision)
-        self._tell(run, on_event, "decided", policy=plan.decision.policy, sentence=plan.decision.sentence)
+        plan.save(run)
+        self._journal(run, on_event).tell(
+            "decided", policy=plan.decision.policy, sentence=plan.decision.sentence
+        )
         self._start(run, plan, snapshot, values, attempt=1, on_event=on_event)
         return run
 
@@ -223,13 +142,13 @@ class Router:
                 backend_of=lambda name: self.backend(name, plan.workload),
                 snapshot=snapshot,
                 secrets=secrets,
-                key=self._key(run),
+                key=run.key,
                 attempt=attempt,
-                tell=functools.partial(self._tell, run, on_event),
+                tell=self._journal(run, on_event).tell,
             )
         except errors.SubmitUnknown as e:
-            self._became(
-                run, Status(state=State.UNKNOWN, attempt=attempt, last=State.STAGING, detail=e.what), on_event
+            self._journal(run, on_event).became(
+                Status(state=State.UNKNOWN, attempt=attempt, last=State.STAGING, detail=e.what)
             )
             raise
         except (errors.Unavailable, errors.Rejected, errors.Refused, errors.PluginError) as e:
@@ -240,7 +159,7 @@ class Router:
                 detail=e.what,
                 ended_us=time.time_ns() // 1000,
             )
-            self._became(run, status, on_event)
+            self._journal(run, on_event).became(status)
             self.collect(run, on_event=on_event)
             raise
 
@@ -251,8 +170,8 @@ class Router:
         intent = run.read("intent", Intent)
         if run.has("receipt") or run.has("handle") or intent is None:
             return run
-        workload, plan = self._planned(run)
-        handle = self._found(run, intent, workload)
+        plan = self._planned(run)
+        handle = self._found(run, intent, plan.workload)
         if handle is None:
             if snapshot.tree_sha256 != intent.tree_sha256:
                 raise errors.Conflict(
@@ -287,8 +206,8 @@ class Router:
             try:
                 handle = self._found(run, intent, workload)
             except errors.RouteError as e:
-                return self._became(
-                    run, Status(state=State.UNKNOWN, attempt=intent.attempt, detail=e.what), on_event
+                return self._journal(run, on_event).became(
+                    Status(state=State.UNKNOWN, attempt=intent.attempt, detail=e.what)
                 )
             if handle is None:
                 return known or Status(state=State.STAGING, attempt=intent.attempt)
@@ -298,7 +217,7 @@ class Router:
             seen = guarded(handle.backend, lambda: backend.status(found))
         except errors.PluginError as e:
             seen = Status(state=State.UNKNOWN, attempt=found.attempt, detail=e.what)
-        return self._became(run, seen, on_event)
+        return self._journal(run, on_event).became(seen)
 
     def attach(
         self,
@@ -317,13 +236,18 @@ class Router:
             status = self._follow(run, offset, on_log, on_event)
             if status.reason != "never_executed" or status.attempt >= MOST_ATTEMPTS:
                 return status
-            workload, plan = self._planned(run)
-            snapshot, intent = _snapshot(workload), run.read("intent", Intent)
+            plan = self._planned(run)
+            snapshot, intent = _snapshot(plan.workload), run.read("intent", Intent)
             if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
                 return status
-            self._tell(run, on_event, "again", attempt=status.attempt + 1, reason=status.reason)
+            self._journal(run, on_event).tell("again", attempt=status.attempt + 1, reason=status.reason)
             self._start(
-                run, plan, snapshot, self._secrets(workload), attempt=status.attempt + 1, on_event=on_event
+                run,
+                plan,
+                snapshot,
+                self._secrets(plan.workload),
+                attempt=status.attempt + 1,
+                on_event=on_event,
             )
             offset = 0
 
@@ -344,7 +268,7 @@ class Router:
                     mend=f"route status {run.id}",
                 )
             if isinstance(item, Status):
-                status = self._became(run, item, on_event)
+                status = self._journal(run, on_event).became(item)
                 if item.state.final:
                     return status
             elif on_log is not None:
@@ -381,7 +305,7 @@ class Router:
                 f"run {run.id} is {status.state.value}, not final", mend=f"route wait {run.id}"
             )
         receipt = collect(self, run, status)
-        self._tell(run, on_event, "receipt", receipt_id=receipt["receipt_id"])
+        self._journal(run, on_event).tell("receipt", receipt_id=receipt["receipt_id"])
         return receipt
 
     def resume(
@@ -390,8 +314,8 @@ class Router:
         """Go on with a run from wherever it was left, to its receipt. Repeatable; starts nothing twice."""
         if not run.has("receipt"):
             if not run.has("handle"):
-                workload, plan = self._planned(run)
-                secrets, snapshot = self._secrets(workload), _snapshot(workload)
+                plan = self._planned(run)
+                secrets, snapshot = self._secrets(plan.workload), _snapshot(plan.workload)
                 if run.has("intent"):
                     self._again(run, secrets, snapshot, on_event)
                 else:
@@ -407,59 +331,19 @@ class Router:
             raise errors.StoreError(f"{run.path} has no workload.json", mend="route gc removes broken runs")
         return workload
 
-    def _key(self, run: RunFolder) -> str:
-        return run.key or run.id
-
-    def _planned(self, run: RunFolder) -> tuple[Workload, Plan]:
-        """The plan as it was made; planned afresh if the client died before it was written."""
-        workload, decision = self._workload(run), run.read("decision", Decision)
-        offers = run.read_json("offers")
-        if decision is None or offers is None:
+    def _planned(self, run: RunFolder) -> Plan:
+        """The plan as it was made; made afresh if the client died before it was written."""
+        workload = self._workload(run)
+        plan = Plan.load(run, workload)
+        if plan is None:
             plan = self.plan(workload)
-            run.write("offers", {"schema": "route.offers/1", "offers": [_tagged(o) for o in plan.offers]})
-            run.write("decision", plan.decision)
             if not plan.decision.ranked:
                 raise errors.NoPlace(plan.decision.sentence, mend=plan.decision.mend)
-            return workload, plan
-        return workload, Plan(
-            workload=workload, offers=tuple(_untagged(o) for o in offers["offers"]), decision=decision
-        )
+            plan.save(run)
+        return plan
 
-    def _became(self, run: RunFolder, status: Status, on_event: OnEvent | None) -> Status:
-        """Write a status down if it tells something new; a final one is never replaced."""
-        known = run.read("status", Status)
-        if known is not None and known.state.final and known.attempt >= status.attempt:
-            return known
-        if status.state is State.UNKNOWN and known is not None:
-            last, since = (
-                (known.last, known.since_us) if known.state is State.UNKNOWN else (known.state, None)
-            )
-            status = msgspec.structs.replace(
-                status, last=last, since_us=since or status.since_us or time.time_ns() // 1000
-            )
-        if known != status:
-            run.write("status", status)
-            self._tell(run, on_event, "state", **{k: v for k, v in plain(status).items() if v is not None})
-        return status
-
-    def _tell(self, run: RunFolder, on_event: OnEvent | None, event: str, **facts: Any) -> None:
-        """Append an event to the run's folder, then tell plugins and the caller."""
-        line = {"event": event, "run_id": run.id, "at_us": time.time_ns() // 1000, **facts}
-        run.append_event(line)
-        self.registry.notify(run.id, line)
-        if on_event is not None:
-            on_event(line)
-
-
-def _tagged(offer: Offer | NoOffer) -> dict[str, Any]:
-    return {"type": "offer" if isinstance(offer, Offer) else "no_offer", **plain(offer)}
-
-
-def _untagged(data: dict[str, Any]) -> Offer | NoOffer:
-    rest = {k: v for k, v in data.items() if k != "type"}
-    if data["type"] == "offer":
-        return msgspec.convert(rest, Offer)
-    return msgspec.convert(rest, NoOffer)
+    def _journal(self, run: RunFolder, on_event: OnEvent | None) -> Journal:
+        return Journal(run, self.registry, on_event)
 
 
 def _snapshot(workload: Workload) -> Snapshot:

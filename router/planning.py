@@ -1,0 +1,56 @@
+"""What would run where, and why: a workload, the offers for it, and the decision among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from compute_router.backend import NoOffer, Offer
+from compute_router.policy import Decision
+from compute_router.records import plain
+from compute_router.workload import Workload
+
+if TYPE_CHECKING:
+    from compute_router.store import RunFolder
+
+__all__ = ["Plan"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A workload, what every backend said to it, and what the policy made of that."""
+
+    workload: Workload
+    offers: tuple[Offer | NoOffer, ...]
+    decision: Decision
+
+    def offer(self, backend: str, offer_id: str) -> Offer:
+        """The offer of that name. Raises `KeyError` if there is none."""
+        for offer in self.offers:
+            if isinstance(offer, Offer) and (offer.backend, offer.id) == (backend, offer_id):
+                return offer
+        raise KeyError((backend, offer_id))
+
+    def save(self, run: RunFolder) -> None:
+        """Write `offers.json`, then `decision.json`: the second says that both are whole."""
+        run.write("offers", {"schema": "route.offers/1", "offers": [_tagged(o) for o in self.offers]})
+        run.write("decision", self.decision)
+
+    @classmethod
+    def load(cls, run: RunFolder, workload: Workload) -> Plan | None:
+        """The plan a run was made by; None if its client died before it was written."""
+        decision, offers = run.read("decision", Decision), run.read_json("offers")
+        if decision is None or offers is None:
+            return None
+        return cls(workload=workload, offers=tuple(map(_untagged, offers["offers"])), decision=decision)
+
+
+def _tagged(offer: Offer | NoOffer) -> dict[str, Any]:
+    return {"type": "offer" if isinstance(offer, Offer) else "no_offer", **plain(offer)}
+
+
+def _untagged(data: dict[str, Any]) -> Offer | NoOffer:
+    rest = {name: value for name, value in data.items() if name != "type"}
+    return msgspec.convert(rest, Offer) if data["type"] == "offer" else msgspec.convert(rest, NoOffer)
