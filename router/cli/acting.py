@@ -1,0 +1,84 @@
+"""`route cancel`, `resume` and `collect`: act on runs that exist."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from compute_router.cli.app import verb
+from compute_router.cli.call import Cli
+from compute_router.cli.codes import told
+from compute_router.cli.each import each
+from compute_router.cli.options import RUN
+from compute_router.cli.words import size
+
+__all__ = ["cancel", "collect", "resume"]
+
+
+@verb()
+@click.argument("ids", nargs=-1, required=True, type=RUN, metavar="ID...")
+@click.pass_obj
+def cancel(cli: Cli, ids: tuple[str, ...]) -> int:
+    """Ask runs to end. Comes back at once; silent if one is over already."""
+
+    def ask(ref: str) -> dict[str, Any]:
+        run = cli.folder(ref)
+        cli.router.cancel(run)
+        status = run.read_json("status") or {"state": "planned"}
+        if not cli.out.as_json:
+            cli.out.line(f"{run.id}  asked to end; it is {told(status)}")
+        return {"run_id": run.id, "status": status}
+
+    return each(cli, ids, ask)
+
+
+@verb()
+@click.argument("id", type=RUN, metavar="ID")
+@click.option("--raw", is_flag=True, help="Leave the log's escape sequences as they are.")
+@click.pass_obj
+def resume(cli: Cli, id: str, raw: bool) -> int:
+    """Go on with a run from wherever it was left, to its receipt. Starts nothing twice.
+
+    Shows the log from its beginning and exits like `route run`.
+    """
+    from compute_router.cli.attached import Stages, attached, ended, guard
+    from compute_router.cli.leaving import Leaving
+    from compute_router.cli.logtext import LogText
+
+    run = cli.folder(id)
+    log = LogText(cli.out, raw=raw)
+    stages = Stages(cli, log)
+    stages.name(run.id)
+    leaving = Leaving(asking=cli.out.terminal_err and sys.stdin.isatty())
+
+    def work() -> int:
+        receipt = run.read_json("receipt")
+        if receipt is not None:
+            return ended(cli, run, receipt)
+        return attached(cli, run, leaving, log, stages)
+
+    return guard(cli, leaving, stages, work)
+
+
+@verb()
+@click.argument("ids", nargs=-1, required=True, type=RUN, metavar="ID...")
+@click.pass_obj
+def collect(cli: Cli, ids: tuple[str, ...]) -> int:
+    """Bring back final runs' outputs and write their receipts.
+
+    Repeatable: what is there is not fetched again.
+    """
+
+    def bring(ref: str) -> dict[str, Any]:
+        run = cli.folder(ref)
+        receipt = cli.router.collect(run)
+        outputs = run.path / "outputs"
+        files = [p for p in outputs.rglob("*") if p.is_file()] if outputs.is_dir() else []
+        total = size(sum(p.stat().st_size for p in files))
+        cli.out.line(str(run.path / "receipt.json"))
+        cli.out.note(f"{len(files)} output files, {total}, in {outputs}")
+        return {"run_id": run.id, "path": str(run.path), "receipt_id": receipt.get("receipt_id")}
+
+    return each(cli, ids, bring)

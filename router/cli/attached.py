@@ -1,0 +1,177 @@
+"""Following a run to its receipt: stage lines, the log, the summary, and how to come back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from compute_router.cli.call import Cli
+from compute_router.cli.codes import exit_code, told
+from compute_router.cli.leaving import AskCancel, Leave, Leaving
+from compute_router.cli.logtext import LogText
+from compute_router.cli.output import problem
+from compute_router.cli.words import duration, size
+from compute_router.errors import ExitCode
+
+if TYPE_CHECKING:
+    from compute_router.store import RunFolder
+
+__all__ = ["Stages", "attached", "ended", "guard", "left"]
+
+
+class Stages:
+    """Turns events of a run into stage lines; keeps the id, so that an interrupted start can be named."""
+
+    def __init__(self, cli: Cli, log: LogText | None = None) -> None:
+        self.run_id = ""
+        self._cli, self._log = cli, log
+        self._last = ""
+        self._named = False
+
+    def name(self, run_id: str, sentence: str = "") -> None:
+        """Print the run's id, once, and the deciding sentence."""
+        self.run_id = run_id
+        if not self._named and not self._cli.out.as_json:
+            self._cli.out.stage("run", run_id)
+            if sentence:
+                self._cli.out.stage("decided", sentence)
+        self._named = True
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """One event, as the core tells it."""
+        out, name = self._cli.out, str(event.get("event"))
+        self.run_id = str(event.get("run_id") or self.run_id)
+        if name == "again" and self._log is not None:
+            # The log of the new attempt begins at its own first byte.
+            self._log.bytes = 0
+        if out.as_json:
+            out.event(event)
+            return
+        if name == "decided":
+            self.name(self.run_id, str(event.get("sentence") or ""))
+            return
+        line = self._line(name, event)
+        if line is not None:
+            if self._log is not None:
+                self._log.close()
+            out.stage(*line)
+
+    def _line(self, name: str, event: dict[str, Any]) -> tuple[str, str] | None:
+        place = "/".join(filter(None, [event.get("backend"), event.get("offer")]))
+        attempt = event.get("attempt", 1)
+        nth = f" (attempt {attempt})" if attempt and attempt > 1 else ""
+        match name:
+            case "snapshot":
+                return "snapshot", f"{event.get('files')} files, {size(event.get('bytes'))}"
+            case "staging":
+                return "staging", f"to {place}{nth}"
+            case "submitted":
+                return "submitted", f"to {place}{nth}"
+            case "refused":
+                return "refused", f"by {place}: {event.get('what')}"
+            case "again":
+                return "again", f"attempt {attempt}: the one before never executed"
+            case "state":
+                return self._state(event)
+        return None
+
+    def _state(self, event: dict[str, Any]) -> tuple[str, str] | None:
+        state = str(event.get("state"))
+        if state == self._last or state in ("planned", "staging", "committed", "starting"):
+            return None
+        self._last = state
+        detail = str(event.get("detail") or event.get("reason") or "").replace("_", " ")
+        match state:
+            case "waiting":
+                where = f"place {event['position']} in the queue" if event.get("position") else ""
+                return state, "; ".join(filter(None, [where, detail]))
+            case "unknown":
+                return state, f"{detail or 'the place cannot be reached'}; the run itself goes on"
+            case "running" | "orphaned":
+                return state, detail
+        # A final state is told by the summary.
+        return None
+
+
+def attached(cli: Cli, run: RunFolder, leaving: Leaving, log: LogText, stages: Stages) -> int:
+    """Go on with `run` to its end and collect it; returns the exit code. May raise `Leave`."""
+    router = cli.router
+    leaving.attached = run.has("handle")
+    receipt: dict[str, Any] | None = None
+    while receipt is None:
+        try:
+            if leaving.again():
+                router.attach(run, offset=log.bytes, on_log=log.write, on_event=stages)
+                receipt = router.collect(run, on_event=stages)
+            else:
+                receipt = router.resume(run, on_log=log.write, on_event=stages)
+            log.close()
+        except AskCancel:
+            log.close()
+            if not leaving.confirm(f"cancel run {run.id}?"):
+                raise Leave from None
+            router.cancel(run)
+            cli.out.stage("cancelled", "asked to end; waiting for it")
+    return ended(cli, run, receipt)
+
+
+def left(cli: Cli, run_id: str, *, committed: bool) -> int:
+    """Say that the terminal is given back and how to come back; returns exit code 130."""
+    out = cli.out
+    if not run_id:
+        out.failed("INTERRUPTED", "interrupted; nothing was started")
+    elif not committed:
+        out.failed(
+            "INTERRUPTED",
+            f"interrupted while run {run_id} was being started",
+            mend=f"`route status {run_id}` says how far it came, `route resume {run_id}` goes on",
+            data={"run_id": run_id},
+        )
+    else:
+        out.failed(
+            "DETACHED",
+            f"detached; run {run_id} goes on",
+            mend=f"come back: `route resume {run_id}`; end it: `route cancel {run_id}`",
+            data={"run_id": run_id},
+        )
+    return int(ExitCode.DETACHED)
+
+
+def guard(cli: Cli, leaving: Leaving, stages: Stages, work: Callable[[], int]) -> int:
+    """Do `work` with signals turned into detaching; a closed stdout detaches as well."""
+    try:
+        with leaving:
+            return work()
+    except (Leave, AskCancel):
+        return left(cli, stages.run_id, committed=leaving.attached)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return left(cli, stages.run_id, committed=leaving.attached)
+
+
+def ended(cli: Cli, run: RunFolder, receipt: dict[str, Any]) -> int:
+    """Print how the run ended and return its exit code."""
+    status = run.read_json("status") or {}
+    code = exit_code(status)
+    out = cli.out
+    error = None
+    if code:
+        name = "RUN_" + str(status.get("state", "unknown")).upper()
+        error = problem(name, f"run {run.id} {told(status)}", f"route logs {run.id}")
+    if not out.as_json:
+        for label, text in summary(run, status, receipt):
+            out.stage(label, text)
+    out.done(receipt, error=error)
+    return code
+
+
+def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> list[tuple[str, str]]:
+    """The last lines: state and duration, hardware, storage, cache, the receipt's path."""
+    begun, over = status.get("started_us"), status.get("ended_us")
+    took = f" in {duration(over - begun)}" if begun and over else ""
+    text = told(status)
+    lines = [(str(status.get("state")), f"{text}{took}" if text != status.get("state") else took.strip())]
+    lines.append(("receipt", str(run.path / "receipt.json")))
+    return lines

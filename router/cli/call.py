@@ -1,0 +1,44 @@
+"""One call of `route`: where it prints, what was asked of all verbs, and the router once it is needed."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from compute_router.cli.output import Output
+
+if TYPE_CHECKING:
+    from compute_router.run import Router
+    from compute_router.store import RunFolder
+
+__all__ = ["Cli"]
+
+
+class Cli:
+    """One call of `route`: where it prints, and the router once it is needed."""
+
+    def __init__(self, out: Output, *, plugins: bool = True, debug: bool = False) -> None:
+        self.out = out
+        self.plugins = plugins
+        self.debug = debug
+        out.before_done = self.tell_warnings
+
+    @functools.cached_property
+    def router(self) -> Router:
+        from compute_router.run import Router
+
+        return Router(plugins=self.plugins)
+
+    def folder(self, ref: str) -> RunFolder:
+        """The run that `ref` names: an id, the start of one, `latest` or a workload's name."""
+        return self.router.store.open(ref)
+
+    def tell_warnings(self) -> None:
+        """Print what could not be loaded, each thing once; loads nothing by itself."""
+        router = self.__dict__.get("router")
+        made = router.__dict__ if router is not None else {}
+        for warning in [
+            *(made["registry"].warnings if "registry" in made else ()),
+            *(made["store"].problems if "store" in made else ()),
+        ]:
+            self.out.warn(warning)

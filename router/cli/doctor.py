@@ -1,0 +1,157 @@
+"""`route doctor`: what is there, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compute_router.cli.app import verb
+from compute_router.cli.call import Cli
+from compute_router.cli.words import size
+from compute_router.errors import ExitCode, RouteError
+
+__all__ = ["doctor"]
+
+Found = tuple[bool, str, str]
+"""Whether it is good, what was seen, and what mends it."""
+
+LEAST_FREE = 1_000_000_000
+
+
+@verb()
+@click.pass_obj
+def doctor(cli: Cli) -> int:
+    """Check that everything is there, and say what mends it.
+
+    Exits 69 if route cannot work: its own checks fail, or no backend can be used.
+    """
+    found = [
+        {"part": part, "check": name, "ok": ok, "seen": seen, "mend": mend}
+        for part, name, ok, seen, mend in _checks(cli)
+    ]
+    part = ""
+    for each in found:
+        if each["part"] != part:
+            part = str(each["part"])
+            cli.out.line(part, style="bold")
+        mark = cli.out.styled("ok", "green") if each["ok"] else cli.out.styled("no", "red")
+        cli.out.marked(mark, f"{each['check']}: {each['seen']}")
+        if each["mend"] and not each["ok"]:
+            cli.out.line(f"      mend: {each['mend']}")
+    bad = [each for each in found if not each["ok"]]
+    backends = {each["part"] for each in found if str(each["part"]).startswith("backend ")}
+    usable = backends - {each["part"] for each in bad}
+    if usable and not any(each["part"] == "route" for each in bad):
+        cli.out.line(f"{len(bad)} of {len(found)} checks failed" if bad else "all is well")
+        cli.out.done(found)
+        return 0
+    what = "route cannot work here" if backends else "no backend is installed"
+    if backends and not usable:
+        what = "no backend can be used"
+    mend = next((str(each["mend"]) for each in bad if each["mend"]), "")
+    cli.out.failed("UNHEALTHY", what, mend=mend, data=found)
+    return int(ExitCode.UNAVAILABLE)
+
+
+def _checks(cli: Cli) -> Iterator[tuple[str, str, bool, str, str]]:
+    """(part, check, ok, seen, mend), in the order in which they depend on each other."""
+    for name, look in (
+        ("python", _python),
+        ("home", lambda: _home(cli)),
+        ("store", lambda: _store(cli)),
+        ("settings", lambda: _settings(cli)),
+        ("git", lambda: _program("git", None, "install git: without it receipts cannot name a commit")),
+        ("uv", _uv),
+    ):
+        yield ("route", name, *_guarded(look))
+    try:
+        registry = cli.router.registry
+        registry.backends(), registry.policies(), registry.kinds()
+    except RouteError as e:
+        yield "plugins", "loading", False, e.what, e.mend
+        return
+    third = [e for e, used in registry.listing() if used and e.distribution != "compute-router"]
+    good = not registry.warnings
+    yield "plugins", "loading", good, f"{len(third)} besides the bundled ones", ""
+    for warning in registry.warnings:
+        seen, _, mend = warning.partition("; ")
+        yield "plugins", "broken", False, seen, mend
+    for health in _healths(cli):
+        if not health.checks:
+            yield f"backend {health.backend}", "health", health.ok, health.summary, ""
+        for check in health.checks:
+            yield f"backend {health.backend}", check.name, check.ok, check.seen, check.mend
+
+
+def _healths(cli: Cli) -> list[Any]:
+    try:
+        return cli.router.healths()
+    except RouteError:
+        # Home or settings cannot be read: told above already.
+        return []
+
+
+def _guarded(look: Callable[[], Found]) -> Found:
+    try:
+        return look()
+    except RouteError as e:
+        return False, str(e), e.mend
+    except OSError as e:
+        return False, str(e), ""
+
+
+def _python() -> Found:
+    seen = f"{platform.python_version()} at {sys.executable}"
+    return sys.version_info >= (3, 11), seen, "route needs Python 3.11 or later"
+
+
+def _home(cli: Cli) -> Found:
+    home: Path = cli.router.store.home
+    home.mkdir(parents=True, exist_ok=True)
+    if not os.access(home, os.W_OK | os.X_OK):
+        return False, f"{home} cannot be written", "export ROUTE_HOME=/a/folder/of/your/own"
+    free = shutil.disk_usage(home).free
+    good = free > LEAST_FREE
+    return good, f"{home}, {size(free)} free", "" if good else "make room: route gc shows what may go"
+
+
+def _store(cli: Cli) -> Found:
+    found = cli.router.store.list(limit=1)
+    return True, "readable" + ("" if found else ", empty"), ""
+
+
+def _settings(cli: Cli) -> Found:
+    config = cli.router.config
+    profiles = ", ".join(sorted(config.profiles))
+    return True, f"readable; profiles: {profiles}" if profiles else "readable", ""
+
+
+def _program(name: str, path: str | None, mend: str) -> Found:
+    found = path or shutil.which(name)
+    if found is None:
+        return False, "not found", mend
+    try:
+        out = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return False, f"{found} does not answer: {e}", mend
+    if out.returncode:
+        return False, f"{found} --version exits with {out.returncode}", mend
+    return True, f"{(out.stdout.splitlines() or ['?'])[0]} at {found}", ""
+
+
+def _uv() -> Found:
+    mend = "pip install uv: it makes the environments of workloads that list dependencies"
+    try:
+        from uv import find_uv_bin
+
+        return _program("uv", find_uv_bin(), mend)
+    except (ImportError, FileNotFoundError):
+        return _program("uv", None, mend)

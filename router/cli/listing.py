@@ -1,0 +1,140 @@
+"""`route ps`: the runs of this store, newest first. Answered from the index unless a run is live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compute_router.cli.app import verb
+from compute_router.cli.call import Cli
+from compute_router.cli.codes import ENDS
+from compute_router.cli.words import age, duration, short_id
+
+if TYPE_CHECKING:
+    from compute_router.rows import Row
+
+__all__ = ["ps"]
+
+LIVE = ("planned", "staging", "committed", "waiting", "starting", "running", "orphaned", "unknown")
+ASKED_AT_ONCE = 8
+"""Live runs that are looked at side by side."""
+
+
+@verb()
+@click.option("--all", "-a", "every", is_flag=True, help="All of them, not only the newest 20.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=20, help="How many at most (20).")
+@click.option("--live", "-l", is_flag=True, help="Only runs that are not over.")
+@click.option("--state", "-s", "states", multiple=True, metavar="STATE", help="Only in this state.")
+@click.option("--kind", metavar="KIND", help="Only of this kind.")
+@click.option("--backend", "-b", metavar="NAME", help="Only at this backend.")
+@click.option("--name", metavar="NAME", help="Only workloads of this name.")
+@click.option("--ids", "-q", is_flag=True, help="Print the ids alone.")
+@click.option("--refresh/--no-refresh", default=True, help="Ask the places of live runs (default).")
+@click.pass_obj
+def ps(
+    cli: Cli,
+    every: bool,
+    limit: int,
+    live: bool,
+    states: tuple[str, ...],
+    kind: str | None,
+    backend: str | None,
+    name: str | None,
+    ids: bool,
+    refresh: bool,
+) -> int:
+    """List runs, newest first."""
+    from compute_router.home import default_home
+    from compute_router.index import list_runs
+
+    _known(states)
+    rows = list_runs(
+        default_home(),
+        limit=None if every else limit,
+        state=states or None,
+        kind=kind,
+        backend=backend,
+        name=name,
+        live=live,
+        notice=cli.out.warn,
+    )
+    if refresh:
+        rows = _afresh(cli, rows)
+        # What was asked for must hold of what is shown.
+        rows = [
+            row for row in rows if (not states or row.state in states) and (not live or row.state not in ENDS)
+        ]
+    if ids:
+        for row in rows:
+            cli.out.line(row.id)
+    elif rows or not cli.out.terminal:
+        cli.out.table(
+            ["RUN", "NAME", "KIND", "BACKEND", "STATE", "MADE", "TOOK"], [_cells(cli, row) for row in rows]
+        )
+    else:
+        cli.out.line("no runs; `route run workload.py` makes one, `route init` writes a starter")
+    cli.out.done({"runs": [_as_data(row) for row in rows]})
+    return 0
+
+
+def _known(states: tuple[str, ...]) -> None:
+    from compute_router.cli.words import nearest
+    from compute_router.errors import InputError
+
+    known = [
+        *ENDS,
+        "planned",
+        "staging",
+        "committed",
+        "waiting",
+        "starting",
+        "running",
+        "orphaned",
+        "unknown",
+    ]
+    for state in states:
+        if state not in known:
+            near = nearest(state, known)
+            mend = f"did you mean {near}? " if near else ""
+            raise InputError(f"there is no state {state!r}", mend=f"{mend}they are: {', '.join(known)}")
+
+
+def _afresh(cli: Cli, rows: list[Row]) -> list[Row]:
+    """`rows` with live runs looked at now. What cannot be asked stays as it was, with a warning."""
+    live = [row.id for row in rows if row.state not in ENDS]
+    if not live:
+        return rows
+    from concurrent.futures import ThreadPoolExecutor
+
+    from compute_router.errors import RouteError
+
+    store = cli.router.store
+
+    def look(run_id: str) -> Row | None:
+        try:
+            cli.router.status(store.open(run_id))
+        except RouteError as e:
+            cli.out.warn(f"{run_id}: {e.what}")
+        return store.row(run_id)
+
+    # Loaded before the threads begin, so that it is loaded once.
+    cli.router.registry.backends()
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        seen = dict(zip(live, pool.map(look, live), strict=True))
+    return [seen.get(row.id) or row for row in rows]
+
+
+def _cells(cli: Cli, row: Row) -> list[str]:
+    took = duration(row.ended_us - row.created_us) if row.ended_us else "-"
+    state = f"{row.state} ({row.exit_code})" if row.exit_code else row.state
+    name = row.name if len(row.name) <= 20 or not cli.out.terminal else row.name[:19] + "…"
+    run_id = short_id(row.id) if cli.out.terminal else row.id
+    return [run_id, name, row.kind, row.backend or "-", state, age(row.created_us), took]
+
+
+def _as_data(row: Row) -> dict[str, Any]:
+    data = row._asdict()
+    data["run_id"] = data.pop("id")
+    data.pop("seen")
+    return data

@@ -1,0 +1,220 @@
+"""The one module that prints: text or tables for people, one JSON document for programs.
+
+What a verb found goes to stdout, everything else to stderr. With `--json` stdout carries nothing
+but `route.cli/1` documents. Colours and drawn tables appear on a terminal only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from compute_router.cli.words import one_line, visible
+
+__all__ = ["SCHEMA", "Output", "problem"]
+
+SCHEMA = "route.cli/1"
+
+_STYLES = {
+    "succeeded": "green",
+    "running": "cyan",
+    "starting": "cyan",
+    "staging": "cyan",
+    "waiting": "yellow",
+    "unknown": "yellow",
+    "orphaned": "yellow",
+    "failed": "red",
+    "lost": "red",
+    "timed_out": "red",
+    "preempted": "yellow",
+    "cancelled": "yellow",
+    "yes": "green",
+    "ok": "green",
+    "no": "red",
+    "offer": "green",
+    "chosen": "green",
+    "no offer": "yellow",
+}
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):
+        return False
+
+
+def problem(
+    code: str, what: str, mend: str = "", file: str | None = None, line: int | None = None
+) -> dict[str, Any]:
+    """The `error` of a document."""
+    return {"code": code, "what": what, "mend": mend, "file": file, "line": line}
+
+
+class Output:
+    """Where one call of `route` writes. `command` is the verb, once it is known."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.command = ""
+        self.warnings: list[str] = []
+        self.finished = False
+        self.before_done: Callable[[], None] = lambda: None
+        """Called before the result is printed: the last moment for a warning to stand in it."""
+        # Names and messages may hold characters that the terminal's encoding does not have.
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a person reads stdout as it comes."""
+        return not self.as_json and _is_terminal(sys.stdout)
+
+    @property
+    def terminal_err(self) -> bool:
+        """Whether a person reads stderr as it comes."""
+        return _is_terminal(sys.stderr)
+
+    def styled(self, text: str, style: str, *, err: bool = False) -> str:
+        """`text` in a colour or weight where a terminal reads it and NO_COLOR is not set."""
+        terminal = self.terminal_err if err else self.terminal
+        if not terminal or os.environ.get("NO_COLOR"):
+            return text
+        import click
+
+        return click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
+
+    # What the verb found
+
+    def line(self, text: str = "", *, style: str = "") -> None:
+        """One line for people on stdout; nothing with `--json`."""
+        if not self.as_json:
+            shown = visible(text)
+            sys.stdout.write((self.styled(shown, style) if style else shown) + "\n")
+
+    def marked(self, mark: str, text: str) -> None:
+        """A line on stdout that begins with a mark which is already styled."""
+        if not self.as_json:
+            sys.stdout.write(f"  {mark}  {one_line(text)}\n")
+
+    def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Labelled values under each other; a long value is folded under itself on a terminal."""
+        if self.as_json or not rows:
+            return
+        left = max(len(label) for label, _ in rows) + 2
+        for label, value in rows:
+            shown = one_line(value)
+            if self.terminal:
+                room = max(_columns() - left, 20)
+                shown = ("\n" + " " * left).join(textwrap.wrap(shown, room) or [""])
+                shown = self.styled(shown, _STYLES.get(shown, "")) if shown in _STYLES else shown
+            sys.stdout.write(
+                f"{self.styled(label, 'bold')}{' ' * (left - len(label))}{shown}".rstrip() + "\n"
+            )
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout; the last column is folded on a terminal and left long off it."""
+        if self.as_json:
+            return
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        if self.terminal:
+            _drawn(header, cells)
+            return
+        widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+        for row in [list(header), *cells]:
+            parts = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            sys.stdout.write("  ".join(parts).rstrip() + "\n")
+
+    def raw(self, text: str) -> None:
+        """Text that is itself what was asked for (a completion script), as it is."""
+        if not self.as_json:
+            sys.stdout.write(text)
+
+    # Streams
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """With `--json`: one line of a stream, at once. The result's document comes last."""
+        if self.as_json:
+            self._document({"schema": SCHEMA, "command": self.command, **event})
+
+    # What surrounds it
+
+    def note(self, text: str, *, style: str = "") -> None:
+        """One line for people on stderr."""
+        shown = visible(text)
+        sys.stderr.write((self.styled(shown, style, err=True) if style else shown) + "\n")
+        sys.stderr.flush()
+
+    def stage(self, name: str, text: str) -> None:
+        """One line of progress on stderr, its stage in a column of its own."""
+        label = self.styled(f"{name:<10}", _STYLES.get(name, "bold"), err=True)
+        sys.stderr.write(f"{label} {one_line(text)}".rstrip() + "\n")
+        sys.stderr.flush()
+
+    def warn(self, text: str) -> None:
+        """A warning: a line on stderr, and an entry of the document."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.note(f"{self.styled('route: warning:', 'yellow', err=True)} {one_line(text)}")
+
+    # The end
+
+    def done(self, data: Any = None, *, error: Mapping[str, Any] | None = None) -> None:
+        """The result. With `--json` this is the document on stdout, else nothing is printed here."""
+        self.before_done()
+        self.finished = True
+        if self.as_json:
+            self._document(
+                {
+                    "schema": SCHEMA,
+                    "command": self.command,
+                    "ok": error is None,
+                    "data": data,
+                    "warnings": self.warnings,
+                    "error": error,
+                }
+            )
+
+    def failed(
+        self, code: str, what: str, *, mend: str = "", file: str | None = None, line: int | None = None,
+        data: Any = None,
+    ) -> None:  # fmt: skip
+        """An error: two lines on stderr, and the document with `--json`."""
+        if not self.finished:
+            self.before_done()
+        where = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
+        self.note(f"{self.styled('route:', 'red', err=True)} {one_line(where + what)}")
+        if mend:
+            self.note(f"  mend: {one_line(mend)}")
+        if not self.finished:
+            self.done(data, error=problem(code, what, mend, file, line))
+
+    def _document(self, data: Mapping[str, Any]) -> None:
+        # ASCII escapes: a consumer's encoding cannot spoil it, nor a name reach its terminal raw.
+        sys.stdout.write(json.dumps(data, default=str, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for i, name in enumerate(header):
+        last = i == len(header) - 1
+        table.add_column(name, overflow="fold", no_wrap=not last, ratio=1 if last else None)
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(" ")[0], "")) for cell in row))
+    Console(highlight=False, soft_wrap=False).print(table)

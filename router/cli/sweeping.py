@@ -1,0 +1,125 @@
+"""`route gc`: what may be removed. Records and receipts stay unless they are asked for by name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compute_router.cli.app import verb
+from compute_router.cli.call import Cli
+from compute_router.cli.codes import ENDS
+from compute_router.cli.options import RUN, Waiting
+from compute_router.cli.words import age, short_id, size
+from compute_router.errors import Refused, RouteError
+
+if TYPE_CHECKING:
+    from compute_router.rows import Row
+    from compute_router.store import RunFolder
+
+__all__ = ["gc"]
+
+DAY = 86400
+
+
+@verb()
+@click.option("--delete", is_flag=True, help="Remove it; without this it is only shown.")
+@click.option("--dry-run", is_flag=True, help="Only show it (the default).")
+@click.option(
+    "--older-than", type=Waiting(), default="30d", metavar="TIME", help="Runs over for this long (30d)."
+)
+@click.option(
+    "--run", "named", multiple=True, type=RUN, metavar="ID", help="Remove this run with its receipt."
+)
+@click.pass_obj
+def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, named: tuple[str, ...]) -> int:
+    """Show what may be removed; --delete removes it.
+
+    That is what collected runs still hold at the places they ran, and what unfinished writes left
+    behind. Records, outputs and receipts here stay; a run goes as a whole only if --run names it.
+    """
+    delete = delete and not dry_run
+    store = cli.router.store
+    now = time.time()
+    found: list[dict[str, Any]] = []
+    if named:
+        for ref in named:
+            found.append(_whole(cli, store.open(ref), delete))
+    else:
+        for row in store.list(limit=None, state=list(ENDS)):
+            before = int(now * 1e6) - older_than
+            if older_than >= 0 and row.collected and (row.ended_us or row.created_us) < before:
+                entry = _place(cli, store.open(row.id), row, delete)
+                found += [entry] if entry else []
+        if delete and store.home.is_dir():
+            swept = store.sweep(before=now - DAY)
+            if swept:
+                found.append({"run_id": None, "what": f"{swept} unfinished writes", "removed": True})
+    rows = [
+        [short_id(e["run_id"]) if e["run_id"] and cli.out.terminal else e["run_id"] or "-", e["what"]]
+        for e in found
+    ]
+    if rows:
+        cli.out.table(["RUN", "REMOVED" if delete else "WOULD GO"], rows)
+    else:
+        cli.out.line("nothing to remove")
+    if rows and not delete:
+        cli.out.note("nothing was removed: --delete does it")
+    cli.out.done(found)
+    return 0
+
+
+def _whole(cli: Cli, run: RunFolder, delete: bool) -> dict[str, Any]:
+    """One run with all it has; refused while it may be going on."""
+    status = run.read_json("status") or {}
+    if run.has("intent") and status.get("state") not in ENDS:
+        raise Refused(f"run {run.id} is not over", mend=f"route cancel {run.id}, then route wait {run.id}")
+    files = [path for path in run.path.rglob("*") if path.is_file() and not path.is_symlink()]
+    what = f"everything: {len(files)} files, {size(sum(map(_bytes, files)))}, its receipt with them"
+    if delete:
+        if not _cleaned(run):
+            _clean(cli, run)
+        cli.router.store.remove(run.id)
+    return {"run_id": run.id, "what": what, "removed": delete}
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _place(cli: Cli, run: RunFolder, row: Row, delete: bool) -> dict[str, Any] | None:
+    """What one collected run holds at its place; None if that was freed before."""
+    if not run.has("handle") or _cleaned(run):
+        return None
+    what = f"what it holds at {row.backend}; it was over {age(row.ended_us)}"
+    if delete:
+        try:
+            _clean(cli, run)
+        except RouteError as e:
+            cli.out.warn(f"{run.id}: {e.what}")
+            return None
+    return {"run_id": run.id, "what": what, "removed": delete}
+
+
+def _clean(cli: Cli, run: RunFolder) -> None:
+    from compute_router.backend import Handle
+    from compute_router.starting import guarded
+    from compute_router.workload import Workload
+
+    handle = run.read("handle", Handle)
+    if handle is not None:
+        found, backend = handle, cli.router.backend(handle.backend, run.read("workload", Workload))
+        guarded(handle.backend, lambda: backend.cleanup(found))
+        run.append_event({"event": "cleaned", "run_id": run.id, "at_us": time.time_ns() // 1000})
+
+
+def _cleaned(run: RunFolder) -> bool:
+    try:
+        return b'"event":"cleaned"' in (run.path / "events.jsonl").read_bytes()
+    except OSError:
+        return False

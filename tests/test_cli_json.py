@@ -1,0 +1,174 @@
+"""Proves that every verb speaks `route.cli/1`: one document, its shape, nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Route
+
+SCRIPT = """\
+# /// script
+# [tool.route]
+# outputs = ["results/"]
+# ///
+import pathlib, sys
+print("seen \\x1b[31mred", *sys.argv[1:])
+pathlib.Path("results").mkdir()
+pathlib.Path("results/a.txt").write_text("a")
+"""
+
+
+def document(line: str, command: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(line)
+    assert list(found) == ["schema", "command", "ok", "data", "warnings", "error"]
+    assert found["schema"] == "route.cli/1"
+    assert found["command"] == command
+    assert isinstance(found["warnings"], list)
+    assert found["ok"] is (found["error"] is None)
+    if found["error"] is not None:
+        assert list(found["error"]) == ["code", "what", "mend", "file", "line"]
+    assert "\x1b" not in line
+    return found
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "work.py", "--json"],
+        ["run", "--json", "--detach", "work.py"],
+        ["run", "--json", "--dry-run", "work.py"],
+        ["plan", "--json", "--values", "work.py"],
+        ["rerun", "latest", "--json"],
+        ["ps", "--json"],
+        ["status", "--json"],
+        ["logs", "--json"],
+        ["wait", "latest", "--json"],
+        ["cancel", "latest", "--json"],
+        ["resume", "latest", "--json"],
+        ["collect", "latest", "--json"],
+        ["receipt", "show", "--json"],
+        ["receipt", "list", "--json"],
+        ["receipt", "verify", "latest", "--json"],
+        ["backends", "--json"],
+        ["policies", "--json"],
+        ["kinds", "--json"],
+        ["plugins", "--json"],
+        ["doctor", "--json"],
+        ["init", "fresh", "--json"],
+        ["gc", "--json"],
+        ["completion", "bash", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
+    (folder / "work.py").write_text(SCRIPT)
+    if args[0] not in (
+        "run",
+        "plan",
+        "backends",
+        "policies",
+        "kinds",
+        "plugins",
+        "doctor",
+        "init",
+        "completion",
+    ):
+        assert route("run", "work.py").returncode == 0
+    out = route(*args)
+    assert out.returncode == 0, out.stdout + out.stderr
+    lines = out.stdout.splitlines()
+    command = " ".join(args[:2]) if args[0] == "receipt" else args[0]
+    assert document(lines[-1], command)["ok"]
+    for line in lines[:-1]:
+        assert args[0] in ("run", "rerun", "resume", "wait", "logs"), "only streams have more than one line"
+        event = json.loads(line)
+        assert (event["schema"], event["command"]) == ("route.cli/1", command)
+        assert isinstance(event["event"], str)
+
+
+def test_every_verb_is_in_the_test_above() -> None:
+    from compute_router.cli.app import SECTIONS
+
+    [mark] = test_the_shape.pytestmark  # type: ignore[attr-defined]
+    assert {args[0] for args in mark.args[1]} == {name for section in SECTIONS.values() for name in section}
+
+
+@pytest.mark.parametrize(
+    ("args", "command", "code", "name"),
+    [
+        (["statsu", "--json"], "", 64, "INPUT_ERROR"),
+        (["ps", "--jsn", "--json"], "ps", 64, "USAGE"),
+        (["run", "--json", "missing.py"], "run", 64, "WORKLOAD_ERROR"),
+        (["status", "zzzzzzzz", "--json"], "status", 64, "NOT_FOUND"),
+        (["receipt", "verify", "no.json", "--json"], "receipt verify", 64, "NOT_FOUND"),
+        (["run", "--json", "--", "sh", "-c", "exit 7"], "run", 7, "RUN_FAILED"),
+        (["run", "--json", "--", "sh", "-c", "kill -KILL $$"], "run", 137, "RUN_FAILED"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_errors_have_the_same_shape(
+    route: Route, args: list[str], command: str, code: int, name: str
+) -> None:
+    out = route(*args)
+    assert out.returncode == code, out.stdout + out.stderr
+    error = document(out.stdout.splitlines()[-1], command)["error"]
+    assert error["code"] == name
+    assert error["what"]
+    assert error["mend"]
+
+
+def test_an_option_of_the_work_is_not_ours(route: Route) -> None:
+    out = route("run", "--", "echo", "--json", "--debug")
+    assert out.returncode == 0, out.stderr
+    assert out.stdout == "--json --debug\n"
+
+
+def test_a_run_streams_events_log_and_receipt(route: Route, folder: Path, home: Path) -> None:
+    (folder / "work.py").write_text(SCRIPT)
+    out = route("run", "--json", "work.py", "--", "é\u202e")
+    events = [json.loads(line) for line in out.stdout.splitlines()]
+    names = [event.get("event") for event in events[:-1]]
+    assert names.index("decided") < names.index("staging") < names.index("submitted")
+    assert "".join(e["text"] for e in events[:-1] if e["event"] == "log") == "seen \x1b[31mred é\u202e\n"
+    [run] = (home / "runs").iterdir()
+    assert events[-1]["data"] == json.loads((run / "receipt.json").read_text())
+    assert {e["run_id"] for e in events[:-1] if "run_id" in e} == {run.name}
+
+
+def test_a_refusal_is_a_result(route: Route, folder: Path) -> None:
+    (folder / "work.py").write_text('# /// script\n# [tool.route]\n# accelerator = "H999:8"\n# ///\n')
+    for verb in ("plan", "run"):
+        out = route(verb, "--json", "work.py")
+        assert out.returncode == 65
+        found = document(out.stdout.splitlines()[-1], verb)
+        assert found["error"]["code"] == "NO_PLACE"
+        assert found["data"]["decision"]["outcome"] == "refused"
+        assert found["data"]["decision"]["rejections"]
+
+
+def test_a_dry_run_names_what_would_ship_and_starts_nothing(route: Route, folder: Path, home: Path) -> None:
+    (folder / "work.py").write_text(SCRIPT)
+    (folder / "data.txt").write_text("d")
+    (folder / "big.bin").write_text("b")
+    (folder / ".routeignore").write_text("big.bin\n")
+    out = route("run", "--dry-run", "--json", "work.py")
+    data = document(out.stdout, "run")["data"]
+    assert {"work.py", "data.txt"} <= set(data["snapshot"]["paths"])
+    assert "big.bin" in [path for path, _ in data["snapshot"]["skipped"]]
+    assert data["decision"]["ranked"][0]["backend"] == "local"
+    assert not list(home.glob("runs/*"))
+
+
+def test_every_value_has_an_origin(route: Route, folder: Path) -> None:
+    (folder / "work.py").write_text(SCRIPT)
+    (folder / "route.toml").write_text('purpose = "smoke"\n')
+    out = route("plan", "--json", "work.py", "--set", "timeout=7s")
+    values = {v["key"]: v for v in document(out.stdout, "plan")["data"]["values"]}
+    assert values["timeout"]["value"] == 7_000_000
+    assert "--set" in values["timeout"]["from"]
+    assert "work.py" in values["outputs"]["from"]
+    assert "route.toml" in values["purpose"]["from"]
+    assert values["env"]["from"] == "default"
