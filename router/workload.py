@@ -246,6 +246,8 @@ class Kind(ABC):
     purposes: ClassVar[tuple[Purpose, ...]]
     fields: ClassVar[tuple[Field, ...]] = ()
     default_purpose: ClassVar[Purpose]
+    primary: ClassVar[str | None] = None
+    """The primary metric of a run that names none."""
     ready: ClassVar[Mapping[str, str]] = {}
     """Ready-made workloads: name -> absolute path of the script, run as `kind:name`."""
 

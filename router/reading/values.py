@@ -1,0 +1,355 @@
+"""The types a key can have: each checks one value and says in words what is wrong with it."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any
+
+from compute_router.records import MAX_INT
+from compute_router.workload import Accelerator, Role, Stage
+
+__all__ = [
+    "Wrong",
+    "accelerator",
+    "boolean",
+    "choice",
+    "count",
+    "decimal",
+    "duration",
+    "is_text",
+    "items",
+    "join",
+    "label",
+    "mount",
+    "near",
+    "plain_json",
+    "python",
+    "relative",
+    "secret_name",
+    "stage",
+    "table",
+    "text",
+    "url",
+    "variable",
+]
+
+Check = Callable[[Any], Any]
+
+
+class Wrong(Exception):
+    """One value cannot be used: what is wrong, how to mend it, and where below the key it stands."""
+
+    def __init__(self, what: str, mend: str = "", path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+        self.path = path
+
+
+def join(place: str, what: str) -> str:
+    """`key` and what is wrong with it, or with something below it, as one sentence."""
+    return f"{place}{what}" if what.startswith((".", "[")) else f"{place} {what}"
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The mend for a word that is not among `known`: the nearest one, else all of them."""
+    # Only a mistake pays for this import.
+    from difflib import get_close_matches
+
+    known = sorted(known)
+    close = get_close_matches(word, known, 1) or get_close_matches(word.lower(), known, 1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known are: {', '.join(known)}" if known else "none is known"
+
+
+def _words(value: Any) -> str:
+    for type_, word in (
+        (bool, "a boolean"),
+        (str, "a string"),
+        (int, "an integer"),
+        (float, "a decimal number"),
+        (list, "a list"),
+        (dict, "a table"),
+    ):
+        if isinstance(value, type_):
+            return word
+    return "nothing" if value is None else "a date or time"
+
+
+def _cut(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:57] + "...")
+
+
+def is_text(value: Any, *, mend: str = "") -> str:
+    """A string without NUL, which no argument, path or variable can hold."""
+    if not isinstance(value, str):
+        raise Wrong(f"must be a string, not {_words(value)}", mend)
+    if "\0" in value:
+        raise Wrong("holds a NUL character", "take it out")
+    return value
+
+
+def text(value: Any) -> str:
+    if not is_text(value, mend="put it in quotes").strip():
+        raise Wrong("is empty", "write something, or leave the key out")
+    if not value.isprintable():
+        raise Wrong(f"holds unprintable characters: {_cut(value)}", "take them out")
+    return str(value)
+
+
+_LABEL = re.compile(r"\w[\w.:@+=-]{0,99}")
+
+
+def label(value: Any) -> str:
+    """A name or tag: letters, digits and `. _ : @ + = -`, at most 100, begun by a letter or digit."""
+    if not _LABEL.fullmatch(is_text(value, mend="put it in quotes")):
+        raise Wrong(f"{_cut(value)} is no label", "use up to 100 letters, digits and . _ : @ + = -")
+    if value == "latest":
+        raise Wrong("'latest' already means the newest run", "choose another name")
+    return str(value)
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Wrong(f"must be true or false, not {_words(value)}", "write it without quotes")
+    return value
+
+
+def count(least: int, most: int) -> Check:
+    """An integer from `least` to `most`."""
+
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Wrong(f"must be an integer, not {_words(value)}", f"write a number from {least} to {most}")
+        if not least <= value <= most:
+            raise Wrong(f"is {value}, out of range", f"write a number from {least} to {most}")
+        return value
+
+    return check
+
+
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
+
+
+def decimal(value: Any, *, positive: bool = False) -> str:
+    """A decimal number as a string: floats have no exact form, so records hold none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        shown = f"{value}" if math.isfinite(value) and abs(value) < 1e15 else "4.50"
+        raise Wrong(f"must be a decimal in a string, not {_words(value)}", f'write "{shown}"')
+    negative = is_text(value, mend='write it like "4.50"').removeprefix("" if positive else "-")
+    if not _DECIMAL.fullmatch(negative):
+        raise Wrong(f"{_cut(value)} is no decimal number", 'write it like "4.50", with no unit or exponent')
+    if positive and Decimal(value) <= 0:
+        raise Wrong("must be more than 0", 'write it like "4.50", or leave the key out')
+    return str(value)
+
+
+def choice(kinds: type[enum.StrEnum]) -> Check:
+    """One of the words of an enumeration."""
+
+    def check(value: Any) -> enum.StrEnum:
+        words = [str(member) for member in kinds]
+        listed = f"one of: {', '.join(words)}"
+        if not isinstance(value, str):
+            raise Wrong(f"must be a string, not {_words(value)}", listed)
+        if value not in words:
+            nearest = near(value, words)
+            mend = f"{nearest} ({listed})" if nearest.startswith("did") else listed
+            raise Wrong(f"cannot be {_cut(value)}", mend)
+        return kinds(value)
+
+    return check
+
+
+def accelerator(value: Any) -> Accelerator:
+    mend = "write cpu, any, H200:8 (a GPU and how many on each node) or v6e-8 (a TPU slice)"
+    try:
+        return Accelerator.parse(is_text(value, mend=mend))
+    except ValueError:
+        raise Wrong(f"{_cut(value)} is no accelerator", mend) from None
+
+
+_UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+
+
+def duration(value: Any) -> int:
+    """`4h`, `90s`, `1h30m`, `2d` as microseconds; more than 0 and at most 1000 days."""
+    mend = "write it like 90s, 30m, 4h, 1h30m or 2d"
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Wrong("has no unit", f'write "{value}s" for {value} seconds')
+    match = _DURATION.fullmatch(is_text(value, mend=mend).replace(" ", ""))
+    if not match:
+        raise Wrong(f"{_cut(value)} is no duration", mend)
+    seconds = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _UNITS.values(), strict=True))
+    if not 0 < seconds <= 1000 * 86_400:
+        raise Wrong(f"{_cut(value)} is not more than 0 and at most 1000 days", mend)
+    return seconds * 1_000_000
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def variable(value: Any) -> str:
+    """The name of an environment variable that the user may set."""
+    if not _VARIABLE.fullmatch(is_text(value)):
+        raise Wrong(f"{_cut(value)} is no name of an environment variable", "use letters, digits and _")
+    if value.startswith("ROUTE_"):
+        raise Wrong(f"{value} is set by the router", "choose a name that does not begin with ROUTE_")
+    return str(value)
+
+
+def secret_name(value: Any) -> str:
+    if isinstance(value, str) and "=" in value:
+        name = value.partition("=")[0]
+        raise Wrong("holds a value, not only a name", f"write {name!r} alone, and export {name}=...")
+    return variable(value)
+
+
+def _posix(value: str, what: str) -> list[str]:
+    if not value.isprintable() or "\\" in value:
+        raise Wrong(f"{_cut(value)} is no {what}", "use / between folders and printable characters")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise Wrong(f"{_cut(value)} goes up with ..", "write the path without ..")
+    return parts
+
+
+def relative(value: Any) -> str:
+    """A path inside the folder that is shipped."""
+    mend = "write it relative to the folder the work starts in, e.g. results/"
+    if not is_text(value, mend=mend) or value.startswith(("/", "~")):
+        raise Wrong(f"{_cut(value)} is no relative path", mend)
+    if not _posix(value, "path"):
+        raise Wrong(f"{_cut(value)} would take the whole folder", "name a folder or files in it")
+    return str(value)
+
+
+def mount(value: Any) -> str:
+    """An absolute path a volume or bucket is seen at, without a slash at its end."""
+    if not is_text(value, mend="write it like /data").startswith("/"):
+        raise Wrong(f"{_cut(value)} is no absolute path", "write it like /data")
+    parts = _posix(value, "path")
+    if not parts or parts[0] in {"proc", "sys", "dev"}:
+        raise Wrong(f"{_cut(value)} belongs to the system", "write it like /data")
+    if not value.isascii():
+        raise Wrong(f"{_cut(value)} is not ASCII", "use letters a-z, digits and / . _ -")
+    return "/" + "/".join(parts)
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.I)
+
+
+def url(value: Any, *, what: str = "s3://bucket/prefix", schemes: tuple[str, ...] = ()) -> str:
+    """`scheme://...` that holds no user name or password: credentials are secrets."""
+    value = is_text(value, mend=f"write it like {what}")
+    if "@" in value.partition("://")[2].split("/")[0]:
+        raise Wrong("holds a user name or password", "name it under secrets; a URL is written into receipts")
+    scheme = value.partition("://")[0].lower()
+    if not _URL.fullmatch(value) or not value.isprintable() or (schemes and scheme not in schemes):
+        raise Wrong(f"{_cut(value)} is no URL that can be used here", f"write it like {what}")
+    return str(value)
+
+
+def python(value: Any) -> str:
+    mend = 'write "current" (the interpreter that is there) or an absolute path'
+    if is_text(value, mend=mend) != "current" and not re.fullmatch(r"/[^\x00-\x1f]*[^/\x00-\x1f]", value):
+        raise Wrong(f"{_cut(value)} is no interpreter", mend)
+    return str(value)
+
+
+def items(check: Check, *, unique: bool = True) -> Check:
+    """A list, each element of which passes `check`; a tuple comes out."""
+
+    def each(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            mend = f'write ["{value}"]' if isinstance(value, str) and len(value) < 60 else "write [...]"
+            raise Wrong(f"must be a list, not {_words(value)}", mend)
+        found: list[Any] = []
+        for index, item in enumerate(value):
+            try:
+                got = check(item)
+            except Wrong as e:
+                raise Wrong(join(f"[{index}]", e.what), e.mend, (index, *e.path)) from None
+            if unique and got in found:
+                raise Wrong(f"names {got} twice", "name it once", (index,))
+            found.append(got)
+        return tuple(found)
+
+    return each
+
+
+def table(key: Check, value: Check, *, like: str) -> Check:
+    """A table, each key and value of which passes its check."""
+
+    def each(found: Any) -> dict[Any, Any]:
+        if not isinstance(found, dict):
+            raise Wrong(f"must be a table, not {_words(found)}", f"write {like}")
+        checked: dict[Any, Any] = {}
+        for name, item in found.items():
+            try:
+                good = key(name)
+            except Wrong as e:
+                raise Wrong(e.what, e.mend, (name,)) from None
+            if good in checked:
+                raise Wrong(f"names {good} twice", "name it once", (name,))
+            try:
+                checked[good] = value(item)
+            except Wrong as e:
+                raise Wrong(join(f".{name}", e.what), e.mend, (name, *e.path)) from None
+        return checked
+
+    return each
+
+
+def stage(value: Any) -> Stage:
+    like = '{ from = "/datasets/000*", to = "data" }'
+    if not isinstance(value, dict):
+        raise Wrong(f"must be a table, not {_words(value)}", f"write {like}")
+    for name in value:
+        if name not in ("from", "to"):
+            raise Wrong(f"has no key {_cut(name)}", f"{near(name, ('from', 'to'))} write {like}", (name,))
+    for name in ("from", "to"):
+        if name not in value:
+            raise Wrong(f"lacks {name!r}", f"write {like}")
+    try:
+        source = text(value["from"])
+        if not source.startswith("/") and not _URL.fullmatch(source):
+            raise Wrong(f"{_cut(source)} is no absolute path or URL", f"write {like}")
+        if source.startswith("/"):
+            _posix(source, "path")
+    except Wrong as e:
+        raise Wrong(join(".from", e.what), e.mend, ("from",)) from None
+    try:
+        to: Role = choice(Role)(value["to"])
+    except Wrong as e:
+        raise Wrong(join(".to", e.what), e.mend, ("to",)) from None
+    return Stage(source=source, to=to)
+
+
+def plain_json(value: Any, path: tuple[str | int, ...] = ()) -> Any:
+    """Any value that has a canonical form: strings, integers, booleans, lists and tables of them."""
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
+    said = f"{where} " if where else ""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str) or not key.isascii():
+                raise Wrong(f"{said}has a key that is not ASCII: {_cut(str(key))}", "use a-z", (*path, key))
+        return {key: plain_json(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item, (*path, index)) for index, item in enumerate(value)]
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise Wrong(f"{said}is too large a number", "write it as a string", path)
+    if isinstance(value, (str, int)):
+        return value
+    quoted = (
+        f'write "{value}"' if isinstance(value, float) and math.isfinite(value) else "write it as a string"
+    )
+    raise Wrong(f"{said}must not be {_words(value)}", quoted, path)
