@@ -6,7 +6,7 @@ is missing, odd or unobserved makes a check `None` with the reason, never true.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from compute_router.workload import Check
@@ -15,10 +15,12 @@ __all__ = [
     "end_marker",
     "eval_off",
     "exit_zero",
+    "figures",
     "finite",
     "kernel_truth",
     "look",
     "no_oom",
+    "notes",
     "observed_hw",
     "peak_memory",
     "reported",
@@ -29,6 +31,16 @@ __all__ = [
 
 NOT_APPLICABLE = "not_applicable"
 _OOM = ("oom_host", "oom_gpu", "oom_device", "oom")
+
+
+_FALSE = {
+    "finite": "a reported value was not finite",
+    "end_marker": "the work did not reach its end",
+    "no_oom": "it ran out of memory",
+    "exit_zero": "it did not end with exit code 0",
+    "eval_off": "evaluation ran inside the window",
+    "steps_present": "the work reported no steps",
+}
 
 
 def look(measured: Any, *path: str) -> tuple[Any, str]:
@@ -57,7 +69,9 @@ def _recorded(measured: Any, name: str) -> Check | None:
     value, _ = look(measured, "checks", name)
     if value == NOT_APPLICABLE:
         return Check(name=name, ok=True, why=NOT_APPLICABLE)
-    return Check(name=name, ok=value) if isinstance(value, bool) else None
+    if not isinstance(value, bool):
+        return None
+    return Check(name=name, ok=value, why="" if value else _FALSE.get(name, "measured to be false"))
 
 
 def exit_zero(measured: Any) -> Check:
@@ -92,12 +106,27 @@ def no_oom(measured: Any) -> Check:
     return Check(name=name, ok=None, why="it did not end well, and nothing tells of memory")
 
 
-def _metrics(measured: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def figures(measured: Any) -> dict[str, Any]:
+    """Every figure the work reported, by name: `metrics` as a table of values or as a list with names."""
     found, _ = look(measured, "metrics")
+    pairs: list[tuple[str, Any]] = []
     if isinstance(found, Mapping):
-        yield from ((str(k), m if isinstance(m, Mapping) else {"value": m}) for k, m in found.items())
-    elif isinstance(found, Sequence) and not isinstance(found, (str, bytes)):
-        yield from ((str(m.get("name")), m) for m in found if isinstance(m, Mapping))
+        pairs = [
+            (str(k), look(v)[0]) for k, v in found.items() if k not in ("primary", "read", "notes", "last")
+        ]
+        last, _ = look(found, "last")
+        pairs += [(str(k), v) for k, v in last.items()] if isinstance(last, Mapping) else []
+    elif isinstance(found, (list, tuple)):
+        pairs = [(str(m.get("name")), m) for m in found if isinstance(m, Mapping)]
+    values = {name: look(v, "value")[0] if isinstance(v, Mapping) else v for name, v in pairs}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def notes(measured: Any, event: str) -> list[Mapping[str, Any]]:
+    """What the work noted under the name `event`."""
+    found, _ = look(measured, "metrics", "notes")
+    listed = found if isinstance(found, (list, tuple)) else ()
+    return [note for note in listed if isinstance(note, Mapping) and note.get("event") == event]
 
 
 def finite(measured: Any) -> Check:
@@ -108,13 +137,12 @@ def finite(measured: Any) -> Check:
     bad, _ = look(measured, "steps", "not_finite")
     if isinstance(bad, int) and not isinstance(bad, bool):
         return Check(name=name, ok=bad == 0, why="" if bad == 0 else f"{bad} values were not finite")
-    values = [(metric, look(data, "value")[0]) for metric, data in _metrics(measured)]
-    for metric, value in values:
-        if isinstance(value, (str, float)) and str(value).lower().strip("+-") in ("nan", "inf", "infinity"):
+    values = figures(measured)
+    for metric, value in values.items():
+        if str(value).lower().strip("+-") in ("nan", "inf", "infinity"):
             return Check(name=name, ok=False, why=f"{metric} is {value}")
-    if not any(value is not None for _, value in values):
-        return Check(name=name, ok=None, why="the work reported no values")
-    return Check(name=name, ok=None, why="nothing tells whether every reported value was finite")
+    why = "nothing tells whether every reported value was finite" if values else "the work reported no values"
+    return Check(name=name, ok=None, why=why)
 
 
 def steps(measured: Any) -> int | None:
@@ -149,28 +177,46 @@ def end_marker(measured: Any) -> Check:
 
 
 def eval_off(measured: Any) -> Check:
-    """No evaluation ran inside the measured window."""
+    """No evaluation ran inside the measured window. The work says so: `note("eval", off=True)`."""
     name = "eval_off"
     if recorded := _recorded(measured, name):
         return recorded
+    said = notes(measured, "eval")
+    if any(note.get("off") is not True for note in said):
+        return Check(name=name, ok=False, why="the work reported an evaluation")
     spent, _ = look(measured, "timing", "eval_us")
-    if isinstance(spent, int) and not isinstance(spent, bool):
-        inside, _ = look(measured, "steady", "eval_us")
-        bad = isinstance(inside, int) and inside > 0
-        if spent == 0 or isinstance(inside, int):
-            return Check(name=name, ok=not bad, why="evaluation ran inside the window" if bad else "")
-    return Check(name=name, ok=None, why="the work did not report when it evaluates")
+    if said or (spent == 0 and not isinstance(spent, bool)):
+        return Check(name=name, ok=True)
+    return Check(name=name, ok=None, why="the work did not say whether it evaluates meanwhile")
+
+
+def _family(measured: Any) -> str:
+    """`cpu`, `gpu` or `tpu`: what was asked for; empty if that is not told."""
+    found, _ = look(measured, "hw", "requested", "family")
+    return found if isinstance(found, str) else ""
 
 
 def observed_hw(measured: Any) -> Check:
     """The hardware seen on the machine is the hardware that was asked for, or one declared to do."""
     name = "observed_hw"
-    match, why = look(measured, "hw", "match")
+    match, _ = look(measured, "hw", "match")
     if match in ("exact", "declared", NOT_APPLICABLE):
         return Check(name=name, ok=True, why=match if match == NOT_APPLICABLE else "")
     if isinstance(match, str):
         return Check(name=name, ok=False, why=f"hardware: {match}")
-    return _recorded(measured, name) or Check(name=name, ok=None, why=why or "hw.match cannot be read")
+    if recorded := _recorded(measured, name):
+        return recorded
+    if _family(measured) == "cpu":
+        return Check(name=name, ok=True, why=NOT_APPLICABLE)
+    asked = [look(measured, "hw", "requested", key)[0] for key in ("sku", "count")]
+    seen, whys = zip(*(look(measured, "hw", "observed", key) for key in ("sku", "count")), strict=True)
+    if None in seen:
+        return Check(name=name, ok=None, why=next(filter(None, whys), "it was not observed"))
+    others, _ = look(measured, "hw", "requested", "substitutes")
+    declared = [str(other) for other in others] if isinstance(others, (list, tuple)) else []
+    if list(seen) == asked or f"{seen[0]}:{seen[1]}" in declared:
+        return Check(name=name, ok=True)
+    return Check(name=name, ok=False, why=f"asked {asked[0]}:{asked[1]}, found {seen[0]}:{seen[1]}")
 
 
 def kernel_truth(measured: Any) -> Check:
@@ -182,25 +228,31 @@ def kernel_truth(measured: Any) -> Check:
         return Check(name=name, ok=True, why=NOT_APPLICABLE)
     if isinstance(asked, str) and isinstance(ran, str):
         return Check(name=name, ok=asked == ran, why="" if asked == ran else f"asked {asked}, ran {ran}")
-    return _recorded(measured, name) or Check(name=name, ok=None, why=why or "no kernel was asked for")
+    if recorded := _recorded(measured, name):
+        return recorded
+    if asked is None and ran is None and _family(measured) == "cpu":
+        return Check(name=name, ok=True, why=NOT_APPLICABLE)
+    return Check(name=name, ok=None, why=why or "which kernel was asked for was not reported")
 
 
 def peak_memory(measured: Any) -> Check:
-    """A figure for the most memory used stands beside the speed."""
-    for key in ("peak_alloc_bytes", "peak_reserved", "host_rss_peak"):
-        found, _ = look(measured, "mem", key)
-        if found == NOT_APPLICABLE:
-            continue
-        if found not in (None, [], {}):
+    """A figure for the most memory used stands beside the speed: the device's, without one the host's."""
+    keys = ("host_rss_peak",) if _family(measured) == "cpu" else ("peak_alloc_bytes", "peak_reserved")
+    whys = []
+    for key in keys:
+        found, why = look(measured, "mem", key)
+        if found not in (None, NOT_APPLICABLE, [], {}):
             return Check(name="peak_memory", ok=True)
-    return Check(name="peak_memory", ok=None, why="peak memory was not observed")
+        whys.append(why)
+    return Check(name="peak_memory", ok=None, why=next(filter(None, whys), "peak memory was not observed"))
 
 
 def verdict(measured: Any) -> dict[str, Any] | None:
     """The last verdict the work reported, as `{"status", "criteria", "ready"}`; None without one.
 
-    `status` is `accept` or `reject`, or as it was reported if it is neither; each criterion is
-    `{"name", "ok", "why"}`; `ready` holds if it accepts, and no criterion says otherwise.
+    `status` is `accept` or `reject` (`accepted` and `rejected` are read as these), or what was
+    reported instead; each criterion is `{"name", "ok", "why"}`. `ready` holds for an `accept`
+    that every criterion bears out and that the work itself does not hold back.
     """
     found: Any = None
     for path in (("promotion",), ("report", "verdict"), ("verdict",), ("report", "verdicts"), ("verdicts",)):
@@ -219,29 +271,35 @@ def verdict(measured: Any) -> dict[str, Any] | None:
     status = {"accepted": "accept", "rejected": "reject"}.get(status.lower(), status.lower())
     criteria = _criteria(look(found, "criteria")[0])
     said, _ = look(found, "ready")
-    ready = status == "accept" and said is not False and all(c["ok"] is True for c in criteria)
-    return {"status": status, "criteria": criteria, "ready": ready}
+    met = all(c["ok"] is True for c in criteria) or (
+        said is True and not any(c["ok"] is False for c in criteria)
+    )
+    return {"status": status, "criteria": criteria, "ready": status == "accept" and said is not False and met}
 
 
 def _criteria(found: Any) -> list[dict[str, Any]]:
+    """Criteria as they may be reported: a table, or a list of tables, of pairs or of bare names."""
     if isinstance(found, Mapping):
-        pairs = [(str(name), value) for name, value in found.items()]
-    elif isinstance(found, (list, tuple)):
-        pairs = [(str(c.get("name", i)), c) for i, c in enumerate(found) if isinstance(c, Mapping)]
-        pairs += [(c, None) for c in found if isinstance(c, str)]
+        pairs = [(name, value) for name, value in found.items()]
     else:
         pairs = []
+        for index, item in enumerate(found if isinstance(found, (list, tuple)) else ()):
+            if isinstance(item, Mapping):
+                pairs.append((item.get("name", index), item))
+            elif isinstance(item, (list, tuple)) and len(item) == 2:
+                pairs.append((item[0], item[1]))
+            else:
+                pairs.append((item, None))
     criteria = []
     for name, value in pairs:
         value, why = _unwrap(value)
         if isinstance(value, Mapping):
-            ok, why = look(value, "ok")[0], str(look(value, "why")[0] or "")
-        else:
-            ok = value
-        criteria.append({"name": name, "ok": ok if isinstance(ok, bool) else None, "why": why})
+            met = next((look(value, key)[0] for key in ("ok", "met", "passed") if key in value), None)
+            value, why = met, str(look(value, "why")[0] or "")
+        criteria.append({"name": str(name), "ok": value if isinstance(value, bool) else None, "why": why})
     return criteria
 
 
 def reported(measured: Any) -> bool:
     """Whether the work reported any figure at all, or any step that counts."""
-    return bool(steps(measured)) or any(look(data, "value")[0] is not None for _, data in _metrics(measured))
+    return bool(steps(measured)) or bool(figures(measured))

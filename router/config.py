@@ -197,6 +197,9 @@ def _read(path: Path, start: Path) -> Config:
 
 def _parse(path: Path, shown: str) -> _File:
     try:
+        # Opening a pipe would wait for somebody to write to it.
+        if not path.is_file() and not path.is_dir() and path.exists():
+            raise ConfigError(f"{shown} is not a regular file", mend="write a TOML file there")
         data = path.read_bytes()
     except OSError as e:
         mend = "it must be a readable file" if path.exists() else "it is a link to nothing"

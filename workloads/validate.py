@@ -77,7 +77,7 @@ class Validate(Kind):
             return Check(name=name, ok=False, why="the work reported no verdict (see route_report)")
         if found["status"] not in ("accept", "reject"):
             return Check(name=name, ok=False, why=f"the verdict is {found['status']!r}, not accept or reject")
-        failed = [c["name"] for c in found["criteria"] if c["ok"] is not True]
+        failed = [c["name"] for c in found["criteria"] if c["ok"] is False]
         if found["status"] == "accept" and failed:
             return Check(name=name, ok=False, why=f"accepted, but not met: {', '.join(failed)}")
         return Check(name=name, ok=True)
