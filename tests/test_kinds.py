@@ -32,7 +32,7 @@ def block(**changes: Any) -> dict[str, Any]:
         "hw": {"requested": {"family": "cpu"}, "observed": {"sku": seen("cpu"), "count": seen(0)}},
         "kernel": seen(None),
         "steady": {"n_steps": seen(9)},
-        "metrics": {"primary": "x", "tok_s_global": seen("123.5"), "last": seen({"a": "2"}), "notes": seen([])},
+        "metrics": {"primary": None, "tok_s_global": seen("123.5"), "last": seen({}), "notes": seen([])},
         "promotion": seen(None),
         "mem": {"host_rss_peak": seen(1000)},
         "checks": {
@@ -133,9 +133,10 @@ def test_a_bench_needs_a_figure_and_its_kernel() -> None:
     assert Bench().success(block()).ok is True
     nothing = block(metrics={"primary": None, "read": seen({"lines": 0})}, steady={})
     assert Bench().success(nothing).ok is None
-    assert Bench().success(block(steady={}, metrics__tok_s_global=seen(None))).ok is True, (
-        "its last values do"
-    )
+    figures = {"primary": "tflops", "last": seen({"tflops": "1.5"})}
+    assert Bench().success(block(steady={}, metrics=figures)).ok is True
+    other = Bench().success(block(metrics={**figures, "primary": "gb_s"}))
+    assert (other.ok, "gb_s" in other.why) == (None, True)
     assert Bench().success(block(kernel=seen({"requested": "a", "observed": "b"}))).ok is False
     assert "eval_off" not in by_name(Bench(), block())
 

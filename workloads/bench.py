@@ -76,6 +76,9 @@ class Bench(Kind):
             return Check(name="success", ok=None, why=ended.why)
         if not checks.reported(measured):
             return Check(name="success", ok=None, why="the work reported no figure (see route_report)")
+        primary, _ = checks.look(measured, "metrics", "primary")
+        if isinstance(primary, str) and primary not in checks.figures(measured):
+            return Check(name="success", ok=None, why=f"the metric {primary} was not reported")
         return Check(name="success", ok=True)
 
 

@@ -268,7 +268,11 @@ def items(check: Check, *, unique: bool = True) -> Check:
 
     def each(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            mend = f'write ["{value}"]' if isinstance(value, str) and len(value) < 60 else "write [...]"
+            mend = (
+                f'write ["{value}"]'
+                if isinstance(value, str) and len(value) < 60 and value.isprintable()
+                else "write [...]"
+            )
             raise Wrong(f"must be a list, not {_words(value)}", mend)
         found: list[Any] = []
         for index, item in enumerate(value):
