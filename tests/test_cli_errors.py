@@ -156,6 +156,18 @@ def test_who_stops_reading_is_not_answered_with_an_error(folder: Path) -> None:
         assert out.stderr == "", (args, out.stderr)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "args", [["--help"], ["plugins"], ["ps", "--json"], ["completion", "bash"]], ids=" ".join
+)
+def test_a_full_disk_behind_stdout(folder: Path, args: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        out = subprocess.run([*ROUTE, *args], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert out.returncode == 64
+    assert out.stderr.splitlines()[0] == "route: stdout cannot be written: No space left on device"
+    assert len(out.stderr.splitlines()) == 2, out.stderr
+
+
 BROKEN = "raise RuntimeError('no driver\\x1b[31m here')\n"
 
 

@@ -12,7 +12,7 @@ import click
 
 from compute_router import __version__
 from compute_router.cli.call import Cli
-from compute_router.cli.output import Output
+from compute_router.cli.output import Output, written
 from compute_router.errors import ExitCode, InputError, RouteError
 
 __all__ = ["SECTIONS", "Cli", "Verb", "VerbGroup", "group", "start", "verb"]
@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Every verb of core: section -> verb -> (module below compute_router.cli, short help)."""
 
+_AGAIN = "run it again with --debug and report what it shows"
 _VERBS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -65,7 +66,25 @@ def _flags() -> list[click.Parameter]:
     return [click.Option([name], is_flag=True, expose_value=False, help=text) for name, text in names]
 
 
-class Verb(click.Command):
+def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        with written():
+            click.echo(ctx.get_help(), color=ctx.color)
+            sys.stdout.flush()
+        ctx.exit()
+
+
+class _Helping(click.Command):
+    """A command whose `--help` says in one line that stdout cannot be written."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class Verb(_Helping):
     """A command that also takes `--json`, `--no-plugins` and `--debug` and tells its name to the output."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +101,7 @@ class Verb(click.Command):
         return super().make_context(info_name, args, parent, **extra)
 
 
-class VerbGroup(click.Group):
+class VerbGroup(_Helping, click.Group):
     """A verb with verbs of its own (`receipt show`)."""
 
     command_class = Verb
@@ -215,15 +234,19 @@ def start(args: Sequence[str]) -> int:
     except Exception as e:
         if debug:
             _traceback()
-        first = (str(e).splitlines() or [""])[0]
-        out.failed(
-            "INTERNAL",
-            f"internal error: {type(e).__name__}: {first}".rstrip(": "),
-            mend="" if debug else "run it again with --debug and report what it shows",
-        )
+        first = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
+        if cli.plugin_verb:
+            out.failed("PLUGIN_ERROR", f"{cli.plugin_verb} of a plugin failed: {first}", mend=_AGAIN)
+        else:
+            out.failed("INTERNAL", f"internal error: {first}", mend="" if debug else _AGAIN)
         code = ExitCode.INTERNAL
     cli.tell_warnings()
-    sys.stdout.flush()
+    out.calm()
+    try:
+        out.flush()
+    except RouteError as e:
+        out.failed(e.code, e.what, mend=e.mend)
+        code = e.exit_code
     return int(code)
 
 

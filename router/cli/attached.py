@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Stages", "attached", "ended", "guard", "left"]
 
 
+_SLOW = {
+    "decided": "looking at the files",
+    "staging": "sending the files",
+    "collecting": "bringing back what the work left",
+}
+"""Events after which it may take a while, and what is being done then."""
+
+
 class Stages:
     """Turns events of a run into stage lines; keeps the id, so that an interrupted start can be named."""
 
@@ -51,12 +59,13 @@ class Stages:
             return
         if name == "decided":
             self.name(self.run_id, str(event.get("sentence") or ""))
-            return
         line = self._line(name, event)
         if line is not None:
             if self._log is not None:
                 self._log.close()
             out.stage(*line)
+        if name in _SLOW or event.get("state") == "waiting":
+            out.busy(_SLOW.get(name, "waiting for the place"))
 
     def _line(self, name: str, event: dict[str, Any]) -> tuple[str, str] | None:
         place = "/".join(filter(None, [event.get("backend"), event.get("offer")]))
@@ -100,13 +109,18 @@ def attached(cli: Cli, run: RunFolder, leaving: Leaving, log: LogText, stages: S
     router = cli.router
     leaving.attached = run.has("handle")
     receipt: dict[str, Any] | None = None
+
+    def tell(event: dict[str, Any]) -> None:
+        leaving.attached = leaving.attached or event.get("event") == "submitted"
+        stages(event)
+
     while receipt is None:
         try:
             if leaving.again():
-                router.attach(run, offset=log.bytes, on_log=log.write, on_event=stages)
+                router.attach(run, offset=log.bytes, on_log=log.write, on_event=tell)
                 receipt = router.collect(run, on_event=stages)
             else:
-                receipt = router.resume(run, on_log=log.write, on_event=stages)
+                receipt = router.resume(run, on_log=log.write, on_event=tell)
             log.close()
         except AskCancel:
             log.close()

@@ -21,6 +21,8 @@ class Cli:
         self.out = out
         self.plugins = plugins
         self.debug = debug
+        self.plugin_verb = ""
+        """The verb that is run, if a plugin brought it."""
         out.before_done = self.tell_warnings
 
     @functools.cached_property

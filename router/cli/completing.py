@@ -37,7 +37,7 @@ def complete(instruction: str) -> int:
     except Exception:
         # Nobody can read an error in the middle of typing; the verb itself will tell it.
         return 1
-    sys.stdout.write(answer + "\n")
+    sys.stdout.write(answer + "\n" if answer else "")
     sys.stdout.flush()
     return 0
 
@@ -59,6 +59,7 @@ def completion(cli: Cli, shell: str) -> int:
     assert made is not None, f"click knows no {shell}"
     # The base class's method: bash's own starts a shell to ask for its version.
     text = ShellComplete.source(made)
-    cli.out.raw(text)
+    if not cli.out.as_json:
+        cli.out.text(text)
     cli.out.done({"shell": shell, "script": text})
     return 0

@@ -42,10 +42,9 @@ def doctor(cli: Cli) -> int:
         if each["part"] != part:
             part = str(each["part"])
             cli.out.line(part, style="bold")
-        mark = cli.out.styled("ok", "green") if each["ok"] else cli.out.styled("no", "red")
-        cli.out.marked(mark, f"{each['check']}: {each['seen']}")
+        cli.out.marked(bool(each["ok"]), f"{each['check']}: {each['seen']}")
         if each["mend"] and not each["ok"]:
-            cli.out.line(f"      mend: {each['mend']}")
+            cli.out.below(f"mend: {each['mend']}")
     bad = [each for each in found if not each["ok"]]
     backends = {each["part"] for each in found if str(each["part"]).startswith("backend ")}
     usable = backends - {each["part"] for each in bad}
@@ -81,6 +80,8 @@ def _checks(cli: Cli) -> Iterator[tuple[str, str, bool, str, str]]:
     third = [e for e, used in registry.listing() if used and e.distribution != "compute-router"]
     good = not registry.warnings
     yield "plugins", "loading", good, f"{len(third)} besides the bundled ones", ""
+    # Told here, so not once more on stderr.
+    cli.out.warnings += registry.warnings
     for warning in registry.warnings:
         seen, _, mend = warning.partition("; ")
         yield "plugins", "broken", False, seen, mend

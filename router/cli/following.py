@@ -14,7 +14,7 @@ from compute_router.cli.codes import exit_code, told
 from compute_router.cli.logtext import LogText
 from compute_router.cli.options import RUN
 from compute_router.cli.output import problem
-from compute_router.errors import RouteError
+from compute_router.errors import Refused, RouteError
 
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
@@ -69,7 +69,6 @@ def _pieces(cli: Cli, run: RunFolder, offset: int, *, follow: bool) -> Iterator[
                 yield piece
         return
     from compute_router.backend import Handle
-    from compute_router.errors import Refused
     from compute_router.starting import guarded
     from compute_router.workload import Workload
 
@@ -140,7 +139,12 @@ def _end_of(cli: Cli, run: RunFolder, stages: Any) -> tuple[dict[str, Any], Rout
     """Wait for one run; an error about it is told and does not keep the others waiting."""
     try:
         if not run.has("receipt"):
-            cli.router.attach(run, on_event=stages)
+            seen = cli.router.attach(run, on_event=stages)
+            if not seen.state.final:
+                raise Refused(
+                    f"run {run.id} was never started, so it cannot end",
+                    mend=f"`route resume {run.id}` goes on with it",
+                )
             cli.router.collect(run, on_event=stages)
     except RouteError as e:
         return run.read_json("status") or {"state": "unknown"}, e

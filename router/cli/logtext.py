@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import sys
 
 from compute_router.cli.output import Output
 from compute_router.cli.words import visible
@@ -36,13 +35,7 @@ class LogText:
             self._show(self._decoder.decode(data))
         else:
             self._at_start = data.endswith(b"\n") if data else self._at_start
-            buffer = getattr(sys.stdout, "buffer", None)
-            if buffer is None:
-                sys.stdout.write(data.decode("utf-8", "backslashreplace"))
-            else:
-                sys.stdout.flush()
-                buffer.write(data)
-            sys.stdout.flush()
+            self._out.bytes(data)
 
     def _show(self, text: str) -> None:
         # A carriage return alone would write over what stands there: it becomes a new line. One at
@@ -52,14 +45,12 @@ class LogText:
             text, self._held = text[:-1], "\r"
         if text:
             self._at_start = text.endswith(("\n", "\r"))
-            sys.stdout.write(visible(text.replace("\r\n", "\n").replace("\r", "\n")))
-            sys.stdout.flush()
+            self._out.text(visible(text.replace("\r\n", "\n").replace("\r", "\n")))
 
     def close(self) -> None:
         """On a terminal: end the last line if the work did not, so that what follows begins its own."""
         if self._neutral:
             self._show(self._decoder.decode(b"", final=True))
         if not self._at_start and self._out.terminal:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            self._out.text("\n")
             self._at_start = True

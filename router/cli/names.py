@@ -77,4 +77,5 @@ def plugin_command(cli: Cli, name: str) -> click.Command | None:
     """The verb `name` of a plugin, or None; plugins are loaded only if the listing has it."""
     if name not in commands(cli):
         return None
+    cli.plugin_verb = name
     return _load(cli).get(name)

@@ -6,16 +6,19 @@ but `route.cli/1` documents. Colours and drawn tables appear on a terminal only.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from compute_router.cli.words import one_line, visible
+from compute_router.errors import InputError
 
-__all__ = ["SCHEMA", "Output", "problem"]
+if TYPE_CHECKING:
+    from compute_router.cli.busy import Busy
+
+__all__ = ["SCHEMA", "Output", "problem", "written"]
 
 SCHEMA = "route.cli/1"
 
@@ -63,6 +66,7 @@ class Output:
         self.command = ""
         self.warnings: list[str] = []
         self.finished = False
+        self._busy: Busy | None = None
         self.before_done: Callable[[], None] = lambda: None
         """Called before the result is printed: the last moment for a warning to stand in it."""
         # Names and messages may hold characters that the terminal's encoding does not have.
@@ -95,12 +99,25 @@ class Output:
         """One line for people on stdout; nothing with `--json`."""
         if not self.as_json:
             shown = visible(text)
-            sys.stdout.write((self.styled(shown, style) if style else shown) + "\n")
+            self._put((self.styled(shown, style) if style else shown) + "\n")
 
-    def marked(self, mark: str, text: str) -> None:
-        """A line on stdout that begins with a mark which is already styled."""
+    def marked(self, good: bool, text: str) -> None:
+        """A line on stdout that says first whether something is good; folded on a terminal."""
+        mark = self.styled("ok", "green") if good else self.styled("no", "red")
         if not self.as_json:
-            sys.stdout.write(f"  {mark}  {one_line(text)}\n")
+            self._put(f"  {mark}  {self._folded(one_line(text), 6)}\n")
+
+    def below(self, text: str) -> None:
+        """A line that belongs to the marked one above it."""
+        if not self.as_json:
+            self._put(f"      {self._folded(one_line(text), 6)}\n")
+
+    def _folded(self, text: str, indent: int) -> str:
+        if not self.terminal:
+            return text
+        import textwrap
+
+        return ("\n" + " " * indent).join(textwrap.wrap(text, max(_columns() - indent, 20)) or [""])
 
     def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
         """Labelled values under each other; a long value is folded under itself on a terminal."""
@@ -108,14 +125,10 @@ class Output:
             return
         left = max(len(label) for label, _ in rows) + 2
         for label, value in rows:
-            shown = one_line(value)
-            if self.terminal:
-                room = max(_columns() - left, 20)
-                shown = ("\n" + " " * left).join(textwrap.wrap(shown, room) or [""])
-                shown = self.styled(shown, _STYLES.get(shown, "")) if shown in _STYLES else shown
-            sys.stdout.write(
-                f"{self.styled(label, 'bold')}{' ' * (left - len(label))}{shown}".rstrip() + "\n"
-            )
+            shown = self._folded(one_line(value), left)
+            if shown in _STYLES:
+                shown = self.styled(shown, _STYLES[shown])
+            self._put(f"{self.styled(label, 'bold')}{' ' * (left - len(label))}{shown}".rstrip() + "\n")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; the last column is folded on a terminal and left long off it."""
@@ -123,19 +136,62 @@ class Output:
             return
         cells = [[one_line(cell) for cell in row] for row in rows]
         if self.terminal:
-            _drawn(header, cells)
+            self._put(_drawn(header, cells))
             return
         widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
         for row in [list(header), *cells]:
             parts = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            sys.stdout.write("  ".join(parts).rstrip() + "\n")
+            self._put("  ".join(parts).rstrip() + "\n")
 
-    def raw(self, text: str) -> None:
-        """Text that is itself what was asked for (a completion script), as it is."""
-        if not self.as_json:
+    # The streams themselves
+
+    def _put(self, text: str) -> None:
+        self.calm()
+        with written():
             sys.stdout.write(text)
 
-    # Streams
+    def bytes(self, data: bytes) -> None:
+        """Bytes to stdout as they are, at once."""
+        self.calm()
+        with written():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+    def text(self, text: str) -> None:
+        """Text to stdout as it is, at once."""
+        self._put(text)
+        self.flush()
+
+    def flush(self) -> None:
+        """Bring to stdout what was held back. Raises `InputError` if it cannot be written."""
+        with written():
+            sys.stdout.flush()
+
+    def _say(self, text: str) -> None:
+        self.calm()
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            # The terminal is gone: nobody is left to tell.
+            return
+
+    def busy(self, text: str) -> None:
+        """On a terminal: show that `text` is under way, until anything else is printed."""
+        self.calm()
+        if self.terminal_err and not self.as_json:
+            from compute_router.cli.busy import Busy
+
+            self._busy = Busy(one_line(text))
+
+    def calm(self) -> None:
+        """Nothing is under way any more."""
+        if self._busy is not None:
+            self._busy.stop()
+            self._busy = None
+
+    # Lines of a stream
 
     def event(self, event: Mapping[str, Any]) -> None:
         """With `--json`: one line of a stream, at once. The result's document comes last."""
@@ -147,14 +203,12 @@ class Output:
     def note(self, text: str, *, style: str = "") -> None:
         """One line for people on stderr."""
         shown = visible(text)
-        sys.stderr.write((self.styled(shown, style, err=True) if style else shown) + "\n")
-        sys.stderr.flush()
+        self._say((self.styled(shown, style, err=True) if style else shown) + "\n")
 
     def stage(self, name: str, text: str) -> None:
         """One line of progress on stderr, its stage in a column of its own."""
         label = self.styled(f"{name:<10}", _STYLES.get(name, "bold"), err=True)
-        sys.stderr.write(f"{label} {one_line(text)}".rstrip() + "\n")
-        sys.stderr.flush()
+        self._say(f"{label} {one_line(text)}".rstrip() + "\n")
 
     def warn(self, text: str) -> None:
         """A warning: a line on stderr, and an entry of the document."""
@@ -195,9 +249,26 @@ class Output:
             self.done(data, error=problem(code, what, mend, file, line))
 
     def _document(self, data: Mapping[str, Any]) -> None:
+        import json
+
         # ASCII escapes: a consumer's encoding cannot spoil it, nor a name reach its terminal raw.
-        sys.stdout.write(json.dumps(data, default=str, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+        self._put(json.dumps(data, default=str, separators=(",", ":")) + "\n")
+        self.flush()
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """While writing to stdout: turn a full disk behind stdout into one line; a closed pipe is for `main` to deal with."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        # What is held back could not be written at the end either, and would be told a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise InputError(
+            f"stdout cannot be written: {e.strerror}", mend="make room, or send the output elsewhere"
+        ) from e
 
 
 def _columns() -> int:
@@ -206,7 +277,7 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -217,4 +288,7 @@ def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=not last, ratio=1 if last else None)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(" ")[0], "")) for cell in row))
-    Console(highlight=False, soft_wrap=False).print(table)
+    console = Console(highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    return "".join(line.rstrip() + "\n" for line in drawn.get().splitlines())

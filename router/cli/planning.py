@@ -209,8 +209,10 @@ def _values(valued: list[dict[str, Any]]) -> list[list[str]]:
         value = entry["value"]
         if entry["key"] == "timeout":
             shown = duration(value)
-        elif isinstance(value, (list, dict)):
+        elif isinstance(value, (list, tuple, dict)):
             shown = " ".join(map(str, value)) or "-"
+        elif isinstance(value, bool):
+            shown = str(value).lower()
         else:
             shown = "-" if value is None else str(value)
         rows.append([entry["key"], shown, entry["from"]])

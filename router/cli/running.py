@@ -215,7 +215,7 @@ def go(
             _told_if_changed(cli, like, folder)
         if detach:
             if not out.as_json:
-                sys.stdout.write(folder.id + "\n")
+                out.text(folder.id + "\n")
             out.done(
                 {"run_id": folder.id, "path": str(folder.path), "decision": folder.read_json("decision")}
             )

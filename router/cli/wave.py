@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from compute_router.cli.attached import Stages, guard
@@ -70,7 +69,7 @@ def wave(
                 secrets = secret_values(workload, env_file)
                 run = cli.router.submit(planned(workload), key=case_key, secrets=secrets)
                 if detach and not out.as_json:
-                    sys.stdout.write(run.id + "\n")
+                    out.text(run.id + "\n")
                 elif not out.as_json:
                     out.stage("run", f"{run.id} {workload.name}")
                 out.event({"event": "submitted", "run_id": run.id, "name": workload.name})

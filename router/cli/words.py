@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from re import Match
 
 __all__ = ["age", "clock", "duration", "nearest", "one_line", "short_id", "size", "visible"]
 
 # Control characters, and the marks that turn the direction of writing round: both can make a
-# terminal show something other than what stands there.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# terminal show something other than what stands there. Compiled when first used.
+_UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _spelled(match: Match[str]) -> str:
     code = ord(match[0])
     if code < 32:
         return "^" + chr(code + 64)
@@ -23,7 +26,11 @@ def _spelled(match: re.Match[str]) -> str:
 
 def visible(text: str) -> str:
     """`text` with every control character but tab and line end spelled out (`^[`, `\\x9b`)."""
-    safe = _UNSAFE.sub(_spelled, text)
+    if text.isascii() and text.isprintable():
+        return text
+    import re
+
+    safe = re.sub(_UNSAFE, _spelled, text)
     # A lone surrogate (an undecodable file name) has no UTF-8 form.
     return safe.encode("utf-8", "backslashreplace").decode("utf-8")
 
