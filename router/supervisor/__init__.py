@@ -1,1 +1,1 @@
-"""Placeholder of the supervisor package."""
+"""What runs beside the work: standard library only, Python 3.8 or later, shipped by digest."""

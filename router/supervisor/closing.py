@@ -1,0 +1,164 @@
+"""What is done once the work has ended: the exit record first, then sweeping, listing and measuring."""
+
+from __future__ import annotations
+
+import os
+
+from . import cgroup, ending, files, leases, machine, truth, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from .runs import Attempt
+    from .waiter import Waiter
+
+    Json = Dict[str, Any]
+
+TAIL = 1 << 16
+OUT_OF_DEVICE_MEMORY = (
+    b"CUDA out of memory",
+    b"torch.OutOfMemoryError",
+    b"torch.cuda.OutOfMemoryError",
+    b"CUDA_ERROR_OUT_OF_MEMORY",
+    b"HIP out of memory",
+    b"cudaErrorMemoryAllocation",
+)
+
+
+def close(waiter: Waiter, status: int) -> None:
+    """Everything after the work's end. The outcome is on disk before anything slow begins."""
+    attempt = waiter.attempt
+    executed = attempt.json("exec.json")
+    state, reason, detail = judge(attempt, status)
+    record = attempt.finish(
+        state,
+        reason,
+        detail,
+        exit_code=status if status >= 0 else None,
+        signal=-status if status < 0 else None,
+    )
+    waiter.note(record["state"])
+    # Whatever the work left running is no part of its outcome, but of its leases.
+    tree = ending.Tree(attempt, executed, os.getpid())
+    strays: List[int] = []
+    stuck: List[int] = []
+    if not alone({waiter.pid, waiter.watcher}):
+        strays = [p.pid for p in tree.members()]
+        stuck = tree.end("stray", grace=min(2.0, _grace(waiter.spec))) if strays else []
+    usage = waiter.reap()
+    cgroup.leave(attempt)
+    if not stuck:
+        leases.release(waiter.fds)
+    waiter.note("swept")
+    facts = {
+        "strays": len(strays),
+        "stuck": len(stuck),
+        "max_rss_bytes": usage.ru_maxrss * (1 if _darwin() else 1024) if usage else None,
+        "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6) if usage else None,
+        "events": waiter.events,
+    }
+    settle(attempt, waiter.spec, facts)
+
+
+def _darwin() -> bool:
+    import sys
+
+    return sys.platform == "darwin"
+
+
+def _grace(spec: Json) -> float:
+    grace = spec.get("grace_us")
+    return 2.0 if grace is None else float(grace) / 1e6
+
+
+def alone(known: set[int]) -> bool:
+    """Whether this process, a subreaper, has no children but `known`: then the work left nothing behind."""
+    try:
+        pid = os.getpid()
+        children = files.read("/proc/%d/task/%d/children" % (pid, pid))
+    except OSError:
+        return False
+    if children is None:
+        return False
+    return {int(child) for child in children.split()} <= known
+
+
+def judge(attempt: Attempt, status: int) -> Tuple[str, str, str]:
+    """State, reason and detail of an attempt whose work ended with `status` (minus a signal)."""
+    killing = attempt.json("killing.json")
+    if killing is not None and killing["why"] in truth.KILLED:
+        detail = (
+            "killed because it was cancelled" if killing["why"] == "cancel" else "killed at its time limit"
+        )
+        return truth.KILLED[killing["why"]], killing["why"], detail
+    if status == 0:
+        return "succeeded", "", ""
+    started = attempt.json("started.json") or {}
+    reason = out_of_memory(attempt, started.get("oom") or {}, status)
+    if reason:
+        return "failed", reason[0], reason[1]
+    if status < 0:
+        return "failed", "signal", "ended by signal %d" % -status
+    return "failed", "exit", "exit code %d" % status
+
+
+def out_of_memory(attempt: Attempt, before: Json, status: int) -> Optional[Tuple[str, str]]:
+    """Whether memory is why it failed: by the kernel's own counters, or by what the log says last."""
+    for scope, now in (("group", cgroup.oom_kills()), ("machine", cgroup.machine_oom_kills())):
+        was = before.get(scope)
+        # The machine's counter may mean anybody: it counts only if the work died as the kernel kills.
+        fits = scope == "group" or status in (-9, 137)
+        if was is not None and now is not None and now > was and fits:
+            return "oom_host", "the kernel killed %d process(es) of the %s for memory" % (now - was, scope)
+    data = tail(attempt.at("log"))
+    for line in OUT_OF_DEVICE_MEMORY:
+        if line in data:
+            return "oom_gpu", "the log says: %s" % line.decode()
+    return None
+
+
+def tail(path: str, most: int = TAIL) -> bytes:
+    """The last bytes of a file; nothing if there is no file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, most, max(0, size - most))
+    finally:
+        os.close(fd)
+
+
+def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
+    """Write manifest, measured block and `done.json` of a final attempt; the record that stands.
+
+    May be called again: what stands is kept. The caller holds `sup.lock`.
+    """
+    import hashlib
+
+    from . import manifest, measured
+
+    stands = attempt.json("done.json")
+    if stands is not None:
+        return stands
+    began = machine.mono_us()
+    listed = attempt.json("manifest.json")
+    if listed is None:
+        listed = manifest.make(attempt, spec)
+        files.write(attempt.at("manifest.json"), wire.dumps(listed))
+    facts = dict(facts, collect_us=machine.mono_us() - began)
+    data = files.read(attempt.at("measured.json"))
+    if data is None:
+        data = measured.canonical(measured.block(attempt, spec, listed, facts))
+        files.write(attempt.at("measured.json"), data)
+    done = {
+        "schema": "route.done/1",
+        "measured_sha256": hashlib.sha256(data).hexdigest(),
+        "measured_bytes": len(data),
+        "at_us": machine.now_us(),
+    }
+    measured.stamp(attempt, spec)
+    files.create_once(attempt.at("done.json"), wire.dumps(done))
+    return attempt.json("done.json") or done

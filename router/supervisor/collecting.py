@@ -1,0 +1,252 @@
+"""Gives back what a run left: manifest, files by offset, marks, and the freeing of disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from . import closing, files, machine, names, truth, wire
+from . import manifest as listing
+from .runs import Run
+from .wire import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Set, Tuple
+
+    from .runs import Attempt
+    from .wire import Wire
+
+    Json = Dict[str, Any]
+
+PATIENCE = 3600.0
+"""Seconds that `manifest` waits for a waiter that is still hashing what the run left."""
+
+
+def finished(run: Run) -> Attempt:
+    """The newest attempt, if it is final. Raises `Fault` NOT_FINAL."""
+    attempt = run.newest()
+    found = truth.of(attempt) if attempt is not None else None
+    if attempt is None or found is None or not truth.final(found):
+        state = found["state"] if found else "committed"
+        raise Fault("NOT_FINAL", "run %s is %s" % (run.id, state), "wait for its end")
+    return attempt
+
+
+def settled(run: Run) -> Attempt:
+    """The newest attempt with all its records, made here if its waiter could not."""
+    attempt = finished(run)
+    if not attempt.has("done.json"):
+        # The waiter holds this while it writes them; it is free at once if there is no waiter.
+        fd = files.lock(attempt.at("sup.lock"), patience=PATIENCE)
+        if fd < 0:
+            raise Fault("NOT_FINAL", "run %s is still being listed" % run.id, "ask again")
+        try:
+            if not attempt.has("done.json"):
+                closing.settle(attempt, run.spec(), {})
+        finally:
+            os.close(fd)
+    return attempt
+
+
+def manifest(run: Run) -> Json:
+    attempt = settled(run)
+    listed, done = attempt.json("manifest.json") or {}, attempt.json("done.json") or {}
+    own = {
+        "path": "measured.json",
+        "bytes": done["measured_bytes"],
+        "sha256": done["measured_sha256"],
+        "role": "measured",
+    }
+    return {
+        "attempt": attempt.number,
+        "files": [*listed["files"], own],
+        "skipped": listed["skipped"],
+        "truncated": listed["truncated"],
+    }
+
+
+def fetch(run: Run, stream: Wire, head: Json) -> None:
+    """Send files of the manifest from the offsets asked for. One that cannot be read says so alone."""
+    attempt = settled(run)
+    asked = head.get("files")
+    if not isinstance(asked, list) or not all(isinstance(f, list) and len(f) == 2 for f in asked):
+        raise Fault("BAD_REQUEST", "`files` holds pairs of path and offset", "see docs/protocol.md")
+    for path, offset in asked:
+        try:
+            where = names.whole(offset, "offset")
+            base, parts = listing.place(attempt, path)
+            fd = listing.open_below(base, parts, listing.FILE)
+        except (OSError, Fault) as e:
+            _failed(stream, path, e)
+            continue
+        try:
+            _send(stream, path, fd, where)
+        except OSError as e:
+            _failed(stream, path, e)
+        finally:
+            os.close(fd)
+    stream.send({"re": "fetch", "end": True})
+
+
+def _send(stream: Wire, path: str, fd: int, offset: int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Fault("NO_FILE", "%.80r is no regular file" % path)
+    data = os.pread(fd, wire.CHUNK, offset)
+    while True:
+        after = os.pread(fd, wire.CHUNK, offset + len(data)) if data else b""
+        stream.send({"re": "fetch", "path": path, "offset": offset, "last": not after}, data)
+        if not after:
+            return
+        offset, data = offset + len(data), after
+
+
+def _failed(stream: Wire, path: Any, e: Any) -> None:
+    fault = (
+        e if isinstance(e, Fault) else Fault("NO_FILE", "%.80r: %s" % (path, e.strerror), "ask `manifest`")
+    )
+    stream.send({"re": "fetch", "path": path, "error": fault.told()})
+
+
+def collected(run: Run, head: Json) -> Json:
+    """Mark the run as collected: from here on it may be freed."""
+    attempt = finished(run)
+    receipt = head.get("receipt_id")
+    if receipt is not None:
+        names.digest(receipt)
+    note = {"receipt_id": receipt, "attempt": attempt.number, "at_us": machine.now_us()}
+    files.write(os.path.join(run.path, "collected.json"), wire.dumps(note))
+    return {}
+
+
+def cleanup(run: Run) -> Json:
+    """Free the work tree and the outputs of a final run; its records stay and go on answering."""
+    attempt = settled(run)
+    freed = 0
+    for path in [run.work, os.path.join(run.path, "checkpoints")]:
+        freed += remove(path)
+    for number in files.numbered(run.attempts):
+        for name in ("outputs", "ranks"):
+            freed += remove(os.path.join(run.attempts, str(number), name))
+    return {"attempt": attempt.number, "bytes": freed}
+
+
+def remove(path: str) -> int:
+    """Remove a tree, following no link; the bytes that this freed. What cannot be removed stays."""
+    import shutil
+
+    freed = size_of(path)
+    if os.path.islink(path):
+        os.unlink(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+    return max(0, freed - size_of(path))
+
+
+def size_of(path: str) -> int:
+    total = 0
+    for folder, _, found in os.walk(path):
+        for name in found:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except OSError:
+                pass
+    return total
+
+
+def everything(root: str) -> Json:
+    """Every run that is committed here, newest first; one that cannot be read says so."""
+    found = []
+    for name in sorted(listed(root), reverse=True):
+        run = Run(root, name)
+        try:
+            status = truth.status(run)
+        except (Fault, OSError) as e:
+            found.append(
+                {"run_id": name, "attempt": 0, "state": "unknown", "collected": None, "why": str(e)[:200]}
+            )
+            continue
+        if status is not None:
+            mark = files.hint_json(os.path.join(run.path, "collected.json"))
+            found.append(
+                {
+                    "run_id": name,
+                    "attempt": status["attempt"],
+                    "state": status["state"],
+                    "ended_us": status["ended_us"],
+                    "collected": mark.get("receipt_id") or (bool(mark) or None),
+                }
+            )
+    return {"runs": found}
+
+
+def listed(root: str) -> List[str]:
+    try:
+        found = os.listdir(os.path.join(root, "runs"))
+    except OSError:
+        return []
+    return [name for name in found if len(name) == 26 and name.isalnum()]
+
+
+def gc(root: str, head: Json) -> Json:
+    """Remove runs that were collected and ended before `before_us`, then blobs that no run names.
+
+    With `dry_run` nothing is removed and the answer says what would be.
+    """
+    before, dry = names.whole(head.get("before_us", 0), "before_us"), head.get("dry_run") is not False
+    removed: List[str] = []
+    freed = 0
+    for name in listed(root):
+        run = Run(root, name)
+        if not removable(run, before):
+            continue
+        freed += size_of(run.path)
+        removed.append(name)
+        if not dry:
+            # Out of sight by one rename first, so that no run is ever seen half removed.
+            hidden = os.path.join(root, "stage", ".gone.%s.%d" % (name, machine.mono_us()))
+            os.rename(run.path, hidden)
+            files.sync_folder(os.path.join(root, "runs"))
+            remove(hidden)
+    count, size = unused(root, before, dry, set(removed))
+    return {"removed": removed, "blobs": count, "bytes": freed + size, "dry_run": dry}
+
+
+def removable(run: Run, before_us: int) -> bool:
+    if not files.hint_json(os.path.join(run.path, "collected.json")):
+        return False
+    attempt = run.newest()
+    try:
+        record = attempt.json("exit.json") if attempt is not None else None
+    except Fault:
+        return False
+    if attempt is None or record is None or type(record.get("ended_us")) is not int:
+        return False
+    return record["ended_us"] < before_us and not files.held(attempt.at("sup.lock"))
+
+
+def unused(root: str, before_us: int, dry: bool, without: Set[str]) -> Tuple[int, int]:
+    """Blobs older than `before_us` that no remaining run names; and parts and stages as old."""
+    needed: Set[str] = set()
+    for name in listed(root):
+        if name in without:
+            continue
+        try:
+            spec = Run(root, name).spec()
+        except (Fault, OSError):
+            return 0, 0  # what it needs cannot be told, so nothing may go
+        needed.update(entry["sha256"] for entry in spec.get("tree", []) if "sha256" in entry)
+    count = size = 0
+    for top in ("blobs", "stage"):
+        for folder, folders, found in os.walk(os.path.join(root, top)):
+            if top == "stage":
+                folders[:] = []
+            for name in found:
+                path = os.path.join(folder, name)
+                status = os.lstat(path)
+                if name in needed or status.st_mtime_ns // 1000 >= before_us or files.held(path):
+                    continue
+                count, size = count + 1, size + status.st_blocks * 512
+                if not dry:
+                    os.unlink(path)
+    return count, size

@@ -1,0 +1,231 @@
+"""Ends the processes of an attempt, all of them and no others; never by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from . import cgroup, files, machine, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Set, Tuple
+
+    from .machine import Process
+    from .runs import Attempt
+
+GIVE_UP = 30.0
+"""Seconds after the first SIGKILL; what still lives then is stuck in the kernel and is reported."""
+
+
+class Tree:
+    """The processes of one attempt, found by descent, session, group, marker, lease, log and cgroup.
+
+    `keeper` is the waiter's pid where it is alive: as a subreaper it is above everything the work
+    left behind, so that nothing can hide from it.
+    """
+
+    def __init__(self, attempt: Attempt, executed: Optional[Dict[str, Any]], keeper: int = 0) -> None:
+        self.attempt, self.keeper = attempt, keeper
+        self.pid = int(executed["pid"]) if executed else 0
+        self.start = int(executed["start"]) if executed else 0
+        self.marker = ("ROUTE_RUN_ID=%s" % attempt.run.id).encode()
+        started = attempt.json("started.json") or {}
+        self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper}
+        self._ours.add(keeper or int(started.get("waiter", {}).get("pid", 0)))
+        self._ours.add(int(files.hint_json(attempt.at("watch.lock")).get("pid", 0)))
+        self._inodes = self._files(list(started.get("leases", [])))
+        self.killed = 0
+
+    def _files(self, leases: List[str]) -> Set[Tuple[int, int]]:
+        found = set()
+        for path in [*leases, self.attempt.at("log"), self.attempt.at("metrics.jsonl")]:
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            found.add((status.st_dev, status.st_ino))
+        return found
+
+    def members(self) -> List[Process]:
+        """The processes of the attempt that are alive now, without the supervisor's own."""
+        table = {p.pid: p for p in machine.processes() if p.state not in ("Z", "X", "x")}
+        leader = machine.process(self.pid) if self.pid else None
+        # Once the leader's pid belongs to somebody else, its session and group tell nothing.
+        numbers_hold = leader is None or leader.start == self.start
+        below = self._descendants(table)
+        grouped = cgroup.members(self.attempt)
+        found = []
+        for p in table.values():
+            if p.pid in self._ours or p.start < self.start:
+                continue
+            mine = (
+                p.pid in below
+                or p.pid in grouped
+                or (numbers_hold and self.pid and self.pid in (p.session, p.group, p.pid))
+                or self._marked(p.pid)
+                or self._holds(p.pid)
+            )
+            if mine and not self._keeps_another(p.pid, table):
+                found.append(p)
+        return found
+
+    def _descendants(self, table: Dict[int, Process]) -> Set[int]:
+        children: Dict[int, List[int]] = {}
+        for p in table.values():
+            children.setdefault(p.parent, []).append(p.pid)
+        roots = [self.keeper] if self.keeper else []
+        leader = table.get(self.pid)
+        if leader is not None and leader.start == self.start:
+            roots.append(self.pid)
+        found: Set[int] = set()
+        while roots:
+            for child in children.get(roots.pop(), []):
+                if child not in found and child not in self._ours:
+                    found.add(child)
+                    roots.append(child)
+        return found
+
+    def _marked(self, pid: int) -> bool:
+        try:
+            fd = os.open("/proc/%d/environ" % pid, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            data = b"\0"
+            while True:
+                got = os.read(fd, 1 << 16)
+                if not got:
+                    break
+                data += got
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return b"\0" + self.marker + b"\0" in data + b"\0"
+
+    def _holds(self, pid: int) -> bool:
+        """Whether the process has a lease, or our log for writing: inherited, and kept by `env -i` too."""
+        folder = "/proc/%d/fd" % pid
+        try:
+            listed = os.listdir(folder)
+        except OSError:
+            return False
+        for name in listed:
+            try:
+                status = os.stat("%s/%s" % (folder, name))
+                if (status.st_dev, status.st_ino) in self._inodes:
+                    with open("/proc/%d/fdinfo/%s" % (pid, name)) as f:
+                        flags = next(line for line in f if line.startswith("flags:"))
+                    if int(flags.split()[1], 8) & os.O_ACCMODE:
+                        return True
+            except (OSError, StopIteration, ValueError):
+                continue
+        return False
+
+    def _keeps_another(self, pid: int, table: Dict[int, Process]) -> bool:
+        """Whether the process is, or is below, the supervisor of another run that this one started."""
+        hops = 0
+        while pid in table and pid not in self._ours and hops < 64:
+            if self._is_keeper(pid):
+                return True
+            pid, hops = table[pid].parent, hops + 1
+        return False
+
+    def _is_keeper(self, pid: int) -> bool:
+        folder = "/proc/%d/fd" % pid
+        try:
+            listed = os.listdir(folder)
+        except OSError:
+            return False
+        for name in listed:
+            try:
+                target = os.readlink("%s/%s" % (folder, name))
+            except OSError:
+                continue
+            if target.endswith(("/sup.lock", "/watch.lock")) and not target.startswith(self.attempt.path):
+                return True
+        return False
+
+    def _send(self, members: List[Process], number: int) -> None:
+        for p in members:
+            if _signal(p, number):
+                self.killed += number == signal.SIGKILL
+
+    def end(self, why: str, grace: float) -> List[int]:
+        """Ask all to end, wait `grace` seconds, then kill until two looks in a row find nothing.
+
+        The first to signal says why in `killing.json`. Returns the pids that could not be ended.
+        """
+        members = self.members()
+        if not members:
+            return []
+        announce(self.attempt, why)
+        self._send(members, signal.SIGTERM)
+        self._send(members, signal.SIGCONT)
+        until = time.monotonic() + grace
+        pause = 0.002
+        while time.monotonic() < until:
+            time.sleep(min(pause, max(0.0, until - time.monotonic())))
+            pause = min(pause * 1.5, 0.1)
+            if not any(machine.alive(p.pid, p.start) for p in members):
+                members = self.members()
+                if not members:
+                    break
+                self._send(members, signal.SIGTERM)
+        quiet, until = 0, time.monotonic() + GIVE_UP
+        while quiet < 2:
+            members = self.members()
+            if not members:
+                quiet += 1
+                continue
+            quiet = 0
+            if time.monotonic() > until:
+                return [p.pid for p in members]
+            if not any(self._is_keeper(p.pid) for p in members):
+                cgroup.kill(self.attempt, self._nested)
+            self._send(members, signal.SIGKILL)
+            time.sleep(0.005)
+        return []
+
+    def _nested(self, pids: Set[int]) -> bool:
+        return any(self._is_keeper(pid) for pid in pids)
+
+
+def announce(attempt: Attempt, why: str) -> bool:
+    """Say why the tree is about to be signalled; the first to say so decides what the end is called."""
+    record = {"why": why, "at_us": machine.now_us(), "mono_us": machine.mono_us(), "pid": os.getpid()}
+    try:
+        return files.create_once(attempt.at("killing.json"), wire.dumps(record))
+    except OSError:
+        return False
+
+
+def _signal(p: Process, number: int) -> bool:
+    """Signal exactly the process that was seen; a pid that was reused meanwhile is left alone."""
+    opened = getattr(os, "pidfd_open", None)
+    try:
+        if opened is not None and hasattr(signal, "pidfd_send_signal"):
+            try:
+                fd = opened(p.pid)
+            except ProcessLookupError:
+                return False
+            except OSError:
+                opened = None
+            else:
+                try:
+                    now = machine.process(p.pid)
+                    if now is None or now.start != p.start:
+                        return False
+                    signal.pidfd_send_signal(fd, number)
+                    return True
+                finally:
+                    os.close(fd)
+        now = machine.process(p.pid)
+        if now is None or now.start != p.start:
+            return False
+        os.kill(p.pid, number)
+        return True
+    except OSError:
+        return False

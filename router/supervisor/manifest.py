@@ -1,0 +1,227 @@
+"""Lists what a run leaves behind, by digest; links and devices are named and never followed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from . import files, logcap, names
+from .wire import Fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Set, Tuple
+
+    from .runs import Attempt
+
+    Json = Dict[str, Any]
+    Below = Tuple[List[str], str]
+
+MOST_FILES = 100_000
+MOST_DEPTH = 100
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+RECORDS = (("log", "log"), ("metrics.jsonl", "metrics"), ("samples.jsonl", "samples"))
+
+
+def open_below(base: str, parts: List[str], flags: int) -> int:
+    """Open `parts` below the folder `base`, step by step: no link on the way is followed."""
+    fd = os.open(base, FOLDER)
+    try:
+        for part in parts[:-1]:
+            nearer = os.open(part, FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = nearer
+        return os.open(parts[-1], flags, dir_fd=fd) if parts else os.dup(fd)
+    finally:
+        os.close(fd)
+
+
+def hashed(fd: int) -> Tuple[int, str]:
+    """Size and sha256 of an open file, as it is read now."""
+    made, size = hashlib.sha256(), 0
+    while True:
+        data = os.read(fd, 1 << 20)
+        if not data:
+            return size, made.hexdigest()
+        made.update(data)
+        size += len(data)
+
+
+class Listing:
+    """Walks folders and gathers `files` and `skipped`."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.files: List[Json] = []
+        self.skipped: List[Json] = []
+        self.seen: Set[str] = set()
+        self.full = False
+
+    def skip(self, path: str, why: str) -> None:
+        if len(self.skipped) < MOST_FILES:
+            self.skipped.append({"path": shown(path), "why": why})
+
+    def walk(self, base: str, parts: List[str], path: str, role: str) -> None:
+        """List what stands at `parts` below `base`, under the name `path`."""
+        try:
+            fd = open_below(base, parts, FOLDER)
+        except NotADirectoryError:
+            return self.one(base, parts, path, role)
+        except FileNotFoundError:
+            return self.skip(path, "was not made")
+        except OSError as e:
+            # A link in place of a folder ends here too.
+            return self.one(base, parts, path, role) if parts else self.skip(path, e.strerror or "unreadable")
+        os.close(fd)
+        stack = [(parts, path)]
+        while stack:
+            below, above = stack.pop()
+            try:
+                fd = open_below(base, below, FOLDER)
+            except OSError as e:
+                self.skip(above, e.strerror or "unreadable")
+                continue
+            try:
+                self._folder(fd, below, above, role, stack)
+            finally:
+                os.close(fd)
+        return None
+
+    def _folder(self, fd: int, below: List[str], above: str, role: str, stack: List[Below]) -> None:
+        try:
+            found = sorted(os.listdir(fd), reverse=True)
+        except OSError as e:
+            return self.skip(above, e.strerror or "unreadable")
+        for name in found:
+            path = above + "/" + name
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                if not stat.S_ISDIR(mode):
+                    self._entry(name, fd, path, role, mode)
+                elif len(below) >= MOST_DEPTH:
+                    self.skip(path, "more than %d folders deep" % MOST_DEPTH)
+                else:
+                    stack.append(([*below, name], path))
+            except OSError as e:
+                self.skip(path, e.strerror or "unreadable")
+        return None
+
+    def one(self, base: str, parts: List[str], path: str, role: str) -> None:
+        """List a single file."""
+        try:
+            fd = open_below(base, parts[:-1], FOLDER)
+        except OSError as e:
+            return self.skip(path, e.strerror or "unreadable")
+        try:
+            mode = os.stat(parts[-1], dir_fd=fd, follow_symlinks=False).st_mode
+            self._entry(parts[-1], fd, path, role, mode)
+        except FileNotFoundError:
+            self.skip(path, "was not made")
+        except OSError as e:
+            self.skip(path, e.strerror or "unreadable")
+        finally:
+            os.close(fd)
+        return None
+
+    def _entry(self, name: str, folder: int, path: str, role: str, mode: int) -> None:
+        if path in self.seen:
+            return None
+        self.seen.add(path)
+        if stat.S_ISLNK(mode):
+            return self.skip(path, "a link to %s" % shown(os.readlink(name, dir_fd=folder))[:300])
+        if not stat.S_ISREG(mode):
+            kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
+            return self.skip(path, next((word for test, word in kinds if test(mode)), "a device"))
+        if len(self.files) >= MOST_FILES:
+            self.full = True
+            return self.skip(path, "more than %d files" % MOST_FILES)
+        if shown(path) != path or any(ord(c) < 32 for c in path):
+            return self.skip(path, "its name is no plain text")
+        fd = os.open(name, FILE, dir_fd=folder)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return self.skip(path, "changed while it was read")
+            size, digest = hashed(fd)
+        finally:
+            os.close(fd)
+        self.files.append({"path": path, "bytes": size, "sha256": digest, "role": role})
+        return None
+
+
+def shown(path: str) -> str:
+    """A name as text that any JSON can hold: what is no UTF-8 is shown by escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def make(attempt: Attempt, spec: Json) -> Json:
+    """The manifest of a final attempt: `files` and `skipped`. Reads everything once."""
+    begin, end = logcap.hole(attempt)
+    if end > begin:
+        keep(attempt, begin, end)
+    found = Listing(attempt)
+    for name, role in RECORDS:
+        if attempt.has(stored(attempt, name)):
+            found.one(attempt.path, [stored(attempt, name)], name, role)
+    found.walk(attempt.path, ["outputs"], "outputs", "output")
+    if attempt.has("ranks"):
+        found.walk(attempt.path, ["ranks"], "ranks", "error")
+    for output in spec.get("outputs", []):
+        parts = names.parts(output)
+        found.walk(attempt.run.work, parts, "/".join(["work", *parts]), "output")
+    return {
+        "schema": "route.manifest/1",
+        "files": found.files,
+        "skipped": found.skipped,
+        "truncated": found.full,
+    }
+
+
+def stored(attempt: Attempt, name: str) -> str:
+    """The file in which a record stands; of a capped log the kept parts have a file of their own."""
+    return "log.kept" if name == "log" and attempt.has("log.kept") else name
+
+
+def keep(attempt: Attempt, begin: int, end: int) -> None:
+    """Join head and tail of a capped log into one file, with a line that says what is missing."""
+    if attempt.has("log.kept"):
+        return
+    source = os.open(attempt.at("log"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    part = attempt.at(".log.kept.%d" % os.getpid())
+    try:
+        sink = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            size = os.fstat(source).st_size
+            _copy(source, sink, 0, begin)
+            files.write_all(
+                sink, b"\n[route: %d bytes from offset %d on were not kept]\n" % (end - begin, begin)
+            )
+            _copy(source, sink, end, size)
+            os.fsync(sink)
+        finally:
+            os.close(sink)
+    finally:
+        os.close(source)
+    os.rename(part, attempt.at("log.kept"))
+
+
+def _copy(source: int, sink: int, begin: int, end: int) -> None:
+    while begin < end:
+        data = os.pread(source, min(1 << 20, end - begin), begin)
+        if not data:
+            return
+        files.write_all(sink, data)
+        begin += len(data)
+
+
+def place(attempt: Attempt, path: Any) -> Tuple[str, List[str]]:
+    """The folder and the parts that a path of the manifest stands for."""
+    parts = names.parts(path)
+    if parts == ["measured.json"] or (len(parts) == 1 and parts[0] in dict(RECORDS)):
+        return attempt.path, [stored(attempt, parts[0])]
+    if len(parts) > 1 and parts[0] in ("outputs", "ranks"):
+        return attempt.path, parts
+    if len(parts) > 1 and parts[0] == "work":
+        return attempt.run.work, parts[1:]
+    raise Fault("NO_FILE", "%.80r is not in the manifest" % (path,), "ask `manifest`")

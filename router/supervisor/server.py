@@ -1,0 +1,222 @@
+"""Answers one connection: reads requests from stdin, replies on stdout, ends when the input ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import machine, names, runs, wire
+from .wire import Fault, Gone, Wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from .stage import Stage
+
+    Json = Dict[str, Any]
+
+FOLDERS = ("blobs", "stage", "volumes", "runs")
+
+
+class Server:
+    """One connection. Holds nothing that its end would lose but half-sent blobs, which stay."""
+
+    def __init__(self, root: str, nonce: str, stream: Wire) -> None:
+        self.root, self.nonce, self.wire = root, nonce, stream
+        self._stage: Optional[Stage] = None
+
+    @property
+    def stage(self) -> Stage:
+        if self._stage is None:
+            from .stage import Stage
+
+            self._stage = Stage(self.root, self.nonce)
+        return self._stage
+
+    def serve(self) -> None:
+        while True:
+            try:
+                request = self.wire.request()
+            except Fault as fault:
+                # Where a frame ends cannot be told any more, so nothing after it can be read.
+                self.wire.send({"re": None, "ok": False, "error": fault.told()})
+                return
+            if request is not None:
+                self.answer(*request)
+
+    def answer(self, head: Json, body: bytes) -> None:
+        op = head["op"]
+        try:
+            method = OPS.get(op)
+            if method is None:
+                raise Fault("BAD_REQUEST", "no operation is called %.40r" % op, "see docs/protocol.md")
+            reply = method(self, head, body)
+        except Fault as fault:
+            error = fault.told()
+        except Gone:
+            raise
+        except OSError as e:
+            from .forking import refusal
+
+            error = refusal(e).told()
+        except Exception as e:
+            where = e.__traceback__
+            while where is not None and where.tb_next is not None:
+                where = where.tb_next
+            line = (
+                "%s:%d" % (os.path.basename(where.tb_frame.f_code.co_filename), where.tb_lineno)
+                if where
+                else ""
+            )
+            what = "%s at %s: %.200s" % (type(e).__name__, line, e)
+            error = Fault(
+                "INTERNAL", what, "a fault of the supervisor, or a request it does not foresee"
+            ).told()
+        else:
+            if reply is not None:
+                data = reply.pop("", b"")
+                self.wire.send({"re": op, "ok": True, **reply}, data)
+            return
+        if op != "blob":
+            self.wire.send({"re": op, "ok": False, "error": error})
+
+    # Each operation returns the facts of its reply (a payload under the empty name), or None for none.
+
+    def prepare(self, head: Json, body: bytes) -> Json:
+        return self.stage.prepare(head)
+
+    def blob(self, head: Json, body: bytes) -> None:
+        self.stage.blob(head, body)
+
+    def commit(self, head: Json, body: bytes) -> Json:
+        return self.stage.commit(head, body)
+
+    def start(self, head: Json, body: bytes) -> Json:
+        from . import starting
+
+        return {"status": starting.start(runs.run(self.root, head), head, body)}
+
+    def status(self, head: Json, body: bytes) -> Json:
+        from . import follow
+
+        asked = head.get("run_ids")
+        if not isinstance(asked, list):
+            raise Fault("BAD_REQUEST", "`run_ids` is a list", "see docs/protocol.md")
+        return {"statuses": {names.run_id(r): follow.look(runs.Run(self.root, r)) for r in asked[:10_000]}}
+
+    def follow(self, head: Json, body: bytes) -> None:
+        from . import follow
+
+        run = runs.run(self.root, head).need()
+        follow.Follower(run, self.wire, names.whole(head.get("offset", 0), "offset")).go()
+
+    def stop(self, head: Json, body: bytes) -> None:
+        """Ends a `follow` that is under way, by being a line; does nothing else and has no reply."""
+
+    def log(self, head: Json, body: bytes) -> Json:
+        from . import follow
+
+        run = runs.run(self.root, head).need()
+        limit = names.whole(head.get("limit", wire.MOST_PAYLOAD), "limit", 0)
+        offset = names.whole(head.get("offset", 0), "offset")
+        where, data, end = follow.read_log(run.newest(), offset, min(limit, wire.MOST_PAYLOAD))
+        return {"offset": where, "end": end, "": data}
+
+    def cancel(self, head: Json, body: bytes) -> Json:
+        from . import starting
+
+        return {"status": starting.cancel(runs.run(self.root, head).need())}
+
+    def manifest(self, head: Json, body: bytes) -> Json:
+        from . import collecting
+
+        return collecting.manifest(runs.run(self.root, head).need())
+
+    def fetch(self, head: Json, body: bytes) -> None:
+        from . import collecting
+
+        collecting.fetch(runs.run(self.root, head).need(), self.wire, head)
+
+    def collected(self, head: Json, body: bytes) -> Json:
+        from . import collecting
+
+        return collecting.collected(runs.run(self.root, head).need(), head)
+
+    def cleanup(self, head: Json, body: bytes) -> Json:
+        from . import collecting
+
+        return collecting.cleanup(runs.run(self.root, head).need())
+
+    def probe(self, head: Json, body: bytes) -> Json:
+        from . import probing
+
+        return probing.probe(self.root, head)
+
+    def list(self, head: Json, body: bytes) -> Json:
+        from . import collecting
+
+        return collecting.everything(self.root)
+
+    def gc(self, head: Json, body: bytes) -> Json:
+        from . import collecting
+
+        return collecting.gc(self.root, head)
+
+
+_NAMES = """prepare blob commit start status follow stop log manifest fetch collected cancel
+cleanup probe list gc"""
+OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
+    name: getattr(Server, name) for name in _NAMES.split()
+}
+
+
+def ready(root: str) -> Json:
+    """See that the root can be used, and make its folders. Raises `Fault` and `OSError`."""
+    os.makedirs(root, 0o700, exist_ok=True)
+    mount = machine.mount_of(root)
+    if mount is not None and machine.is_network(mount.fs):
+        raise Fault(
+            "NETWORK_ROOT",
+            "root %s lies on a network file system (%s), where locks and renames cannot be trusted"
+            % (root, mount.fs),
+            "set the root to a folder on a disk of the machine itself, such as /var/tmp/route",
+        )
+    for name in FOLDERS:
+        os.makedirs(os.path.join(root, name), 0o700, exist_ok=True)
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise Fault(
+            "BAD_ROOT", "root %s cannot be written" % root, "give another root, or the right to write there"
+        )
+    return {
+        "ok": True,
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "boot_id": machine.boot_id(),
+        "machine_id": machine.machine_id(),
+        "now_us": machine.now_us(),
+        "mono_us": machine.mono_us(),
+    }
+
+
+def main(hello: Json, rest: bytes = b"") -> None:
+    """Serve the connection on stdin and stdout that `hello` opened; `rest` was read behind it."""
+    stream = Wire(0, 1, rest)
+    nonce, root = str(hello["nonce"]), os.path.normpath(str(hello["root"]))
+    try:
+        greeting = ready(root)
+    except Fault as fault:
+        greeting = {"ok": False, "error": fault.told()}
+    except (OSError, ValueError) as e:
+        from .forking import refusal
+
+        told = (refusal(e) if isinstance(e, OSError) else Fault("BAD_ROOT", str(e))).told()
+        greeting = {"ok": False, "error": dict(told, code=told["code"].replace("PREFLIGHT", "BAD_ROOT"))}
+    server = Server(root, nonce, stream)
+    try:
+        stream.put(b"\n" + nonce.encode() + b" " + wire.dumps(greeting) + b"\n")
+        if greeting["ok"]:
+            server.serve()
+    except (Gone, KeyboardInterrupt):
+        pass
+    if server._stage is not None:
+        server._stage.close()

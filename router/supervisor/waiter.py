@@ -1,0 +1,294 @@
+"""The waiter: parent of the work. Holds its lock and leases, waits, and writes the exit."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from . import cgroup, closing, devices, files, forking, leases, machine, wire, work
+from .forking import traceback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+    from .forking import Told
+    from .runs import Attempt
+
+    Json = Dict[str, Any]
+
+POLL = 0.05
+"""Seconds between two tries for a lease; the only poll there is."""
+RESPAWN = (0.0, 0.1, 0.5, 2.0, 10.0)
+
+
+class Waiter:
+    """One attempt from the first lock to the last record."""
+
+    def __init__(self, attempt: Attempt, spec: Json, secrets: Dict[str, str], asked: Json) -> None:
+        self.attempt, self.spec, self.secrets, self.asked = attempt, spec, secrets, asked
+        self.fds: List[int] = []
+        self.devices: List[str] = []
+        self.names: List[str] = []
+        self.pid = self.watcher = 0
+        self.end = -1
+        self.events: List[Json] = []
+        self.note("asked")
+
+    def note(self, event: str, actor: str = "supervisor") -> None:
+        self.events.append(
+            {"event": event, "t_us": machine.now_us(), "mono_us": machine.mono_us(), "actor": actor}
+        )
+
+    def run(self, told: Told, wait_us: Optional[int]) -> None:
+        """All of it. Whatever goes wrong before the exec is told to the server and leaves nothing started."""
+        attempt = self.attempt
+        os.makedirs(attempt.path, 0o700, exist_ok=True)
+        lock = files.lock(attempt.at("sup.lock"), patience=0.25)
+        if lock < 0:
+            return told.say("other")
+        if attempt.has("exit.json") or attempt.has("started.json"):
+            return told.say("already")
+        forget(attempt.at("waiting.json"))
+        attempt.reserve()
+        if attempt.has("cancel.json"):
+            attempt.finish("cancelled", "cancel", "cancelled before it started")
+            return told.say("already")
+        adopts = forking.name_process("route-waiter")
+        if not self.lease(told, wait_us):
+            return None
+        volumes = work.make_folders(attempt, self.spec)
+        log = os.open(
+            attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        argv = work.command(attempt, self.spec)
+        env = work.environment(attempt, self.spec, self.secrets, self.devices)
+        self.note("leased")
+        me = machine.process(os.getpid())
+        started = {
+            "schema": "route.started/1",
+            "attempt": attempt.number,
+            "boot_id": machine.boot_id(),
+            "machine_id": machine.machine_id(),
+            "waiter": {"pid": os.getpid(), "start": me.start if me else 0},
+            "leases": [leases.path_of(name) for name in self.names],
+            "devices": self.devices,
+            "volumes": volumes,
+            "adopts": adopts,
+            "oom": {"group": cgroup.oom_kills(), "machine": cgroup.machine_oom_kills()},
+            "asked": self.asked,
+            "at_us": machine.now_us(),
+            "mono_us": machine.mono_us(),
+        }
+        if not files.create_once(attempt.at("started.json"), wire.dumps(started)):
+            return told.say("already")
+        forget(attempt.at("waiting.json"))
+        self.spawn(argv, env, log, told)
+        del env
+        self.secrets.clear()
+        self.beside()
+        closing.close(self, self.wait())
+        return None
+
+    def beside(self) -> None:
+        """What is done while the work runs already: nothing of it may cost the outcome."""
+        try:
+            self.watch()
+            # All that the end needs is loaded now: the folder it comes from may be gone by then.
+            from . import manifest, measured
+
+            del manifest, measured
+        except Exception:
+            traceback()
+
+    # Leases
+
+    def lease(self, told: Told, wait_us: Optional[int]) -> bool:
+        """Take every lease, waiting as long as was allowed. False if this start has ended instead."""
+        until = None if wait_us is None else time.monotonic() + wait_us / 1e6
+        place: Optional[leases.Place] = None
+        wanted = [*self.spec.get("leases", ())]
+        if self.spec.get("devices", {}).get("family") == "gpu":
+            wanted += devices.choices(self.spec["devices"])
+        if not wanted:
+            return True
+        me = machine.process(os.getpid())
+        mark = {
+            "run_id": self.attempt.run.id,
+            "attempt": self.attempt.number,
+            "pid": os.getpid(),
+            "start": me.start if me else 0,
+            "since_us": machine.now_us(),
+        }
+        seen: Optional[Json] = None
+        try:
+            while True:
+                front = leases.ahead(wanted, place.name if place else "~")
+                holder = self._try(wanted, mark) if not front else dict(front[0], lease="queue")
+                if holder is None:
+                    return True
+                now = time.monotonic()
+                if until is not None and now >= until:
+                    self._give_up(told, holder, waited=place is not None)
+                    return False
+                if place is None:
+                    place = leases.Place(wanted, mark)
+                said = {
+                    "since_us": mark["since_us"],
+                    "leases": wanted,
+                    "holder": {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")},
+                    "position": len(leases.ahead(wanted, place.name)) + 1,
+                    "detail": describe(holder),
+                }
+                if said != seen:
+                    seen = said
+                    files.write_hint(self.attempt.at("waiting.json"), wire.dumps(said))
+                told.say("waiting")
+                time.sleep(POLL if until is None else max(0.0, min(POLL, until - now)))
+                if self.attempt.has("cancel.json"):
+                    self.attempt.finish("cancelled", "cancel", "cancelled while it waited")
+                    forget(self.attempt.at("waiting.json"))
+                    return False
+        finally:
+            if place is not None:
+                place.leave()
+
+    def _try(self, wanted: List[str], mark: Json) -> Optional[Json]:
+        """One try for all leases; None when they are ours, else who is in the way."""
+        named = list(self.spec.get("leases", ()))
+        fds, blocked = leases.take(named, mark)
+        if blocked is not None:
+            return blocked
+        asked = self.spec.get("devices", {})
+        if asked.get("family") == "gpu":
+            free = devices.choices(asked)
+            got, more, blocked = leases.take_some(free, int(asked.get("count") or 0), mark)
+            if blocked is not None:
+                leases.release(fds)
+                return blocked
+            fds += more
+            self.devices = [devices.uuid_of(name) for name in got]
+            named += got
+            foreign = devices.foreign(self.devices)
+            if foreign:
+                leases.release(fds)
+                self.devices = []
+                return {"lease": "device", "run_id": None, "foreign": foreign}
+        self.fds, self.names = fds, named
+        return None
+
+    def _give_up(self, told: Told, holder: Json, waited: bool) -> None:
+        foreign = holder.get("foreign")
+        code = "FOREIGN" if foreign else "BUSY"
+        if waited:
+            # The client that asked may be gone: an outcome that nobody reads must still stand.
+            detail = "waited as long as was allowed; never executed; " + describe(holder)
+            self.attempt.finish("failed", "wait_expired", detail)
+            forget(self.attempt.at("waiting.json"))
+        facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
+        told.say(
+            "fault", code=code, what=describe(holder), mend="route run --wait 30m waits for it", holder=facts
+        )
+
+    # The work
+
+    def spawn(self, argv: List[str], env: Dict[str, str], log: int, told: Told) -> None:
+        leases.pass_on(self.fds)
+        self.note("spawn")
+        hear, say = os.pipe()
+        tag = {"schema": "route.exec/1", "attempt": self.attempt.number, "argv": argv}
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(hear)
+            if told.fd >= 0:
+                os.close(told.fd)
+            work.become(self.attempt, self.spec, argv, env, log, say, tag)
+        os.close(say)
+        os.close(log)
+        os.read(hear, 4096)  # ends at the exec, or with the reason why there was none
+        os.close(hear)
+        for fd in self.fds:
+            os.set_inheritable(fd, False)
+        self.note("exec")
+        told.say("started")
+
+    def watch(self) -> None:
+        """Start a watcher beside this waiter."""
+        from . import watcher
+
+        alive, end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(end)
+                forking.close_others({0, 1, 2, alive})
+                watcher.main(self.attempt, self.spec, alive)
+            finally:
+                os._exit(0)
+        os.close(alive)
+        if self.end >= 0:
+            os.close(self.end)
+        self.end, self.watcher = end, pid
+
+    def wait(self) -> int:
+        """Wait for the work; bring the watcher back should it die. Its exit code, or minus a signal."""
+        wake, bell = os.pipe()
+        os.set_blocking(bell, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
+        deaths, again = 0, None
+        while True:
+            done = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if done is not None:
+                # Not reaped yet: as long as it is a zombie nobody else can get its pid.
+                self.note("exit", "work")
+                break
+            if self.watcher and os.waitpid(self.watcher, os.WNOHANG)[0]:
+                self.watcher = 0
+                again = time.monotonic() + RESPAWN[min(deaths, len(RESPAWN) - 1)]
+                deaths += 1
+            if again is not None and time.monotonic() >= again:
+                again = None
+                self.watch()
+            timeout = None if again is None else max(0.0, again - time.monotonic())
+            if select.select([wake], [], [], timeout)[0]:
+                try:
+                    os.read(wake, 512)
+                except BlockingIOError:
+                    pass
+        signal.set_wakeup_fd(-1)
+        return _status(done)
+
+    def reap(self) -> Any:
+        """Reap the work, once nothing needs its pid any more; what it and its children used."""
+        try:
+            return os.wait4(self.pid, 0)[2]
+        except ChildProcessError:
+            return None
+
+
+def _status(done: Any) -> int:
+    """An exit code, or minus a signal's number."""
+    return int(done.si_status) if done.si_code == os.CLD_EXITED else -int(done.si_status)
+
+
+def forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def describe(holder: Json) -> str:
+    """Who is in the way, as a sentence."""
+    if holder.get("foreign"):
+        return "a device is used by process %s, which is none of ours" % holder["foreign"][0]
+    name = holder.get("lease")
+    if not holder.get("run_id"):
+        return "the lease %s is held" % name
+    if name == "queue":
+        return "run %s waits for the same lease and came first" % holder["run_id"]
+    return "run %s holds the lease %s" % (holder["run_id"], name)

@@ -1,0 +1,192 @@
+"""The work's own process: what it sees, and the step from our child to its program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from . import files, machine, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Tuple
+
+    from .runs import Attempt
+
+    Json = Dict[str, Any]
+
+CACHES = (
+    ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+    ("TRITON_CACHE_DIR", "triton"),
+    ("CUDA_CACHE_PATH", "cuda"),
+    ("XLA_PERSISTENT_CACHE_PATH", "xla"),
+    ("XLA_COMPILATION_CACHE_DIR", "xla_compilation"),
+    ("JAX_COMPILATION_CACHE_DIR", "jax"),
+    ("CCACHE_DIR", "ccache"),
+    ("TORCH_EXTENSIONS_DIR", "torch_extensions"),
+)
+SWITCHES = (("TORCHINDUCTOR_FX_GRAPH_CACHE", "1"), ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1"))
+OURS = ("ROUTE_HOME", "ROUTE_RUN_ID", "ROUTE_ATTEMPT", "ROUTE_METRICS", "ROUTE_OUTPUTS", "ROUTE_CHECKPOINTS")
+
+
+def report_folder() -> str:
+    """Where `route_report` stands, to be put on the work's path."""
+    above = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return os.path.join(above, "report")
+
+
+def volume(root: str, role: str, name: str) -> str:
+    return os.path.join(root, "volumes", role, name)
+
+
+def checkpoints(attempt: Attempt, spec: Json) -> str:
+    """Shared by all attempts of a run, so that the next one can go on from them."""
+    name = spec.get("volumes", {}).get("checkpoints")
+    if name:
+        return volume(attempt.run.root, "checkpoints", name)
+    return os.path.join(attempt.run.path, "checkpoints")
+
+
+def make_folders(attempt: Attempt, spec: Json) -> List[Json]:
+    """Make the folders that the work is told of. What became of each declared volume."""
+    events = []
+    for folder in (attempt.at("outputs"), checkpoints(attempt, spec)):
+        os.makedirs(folder, 0o700, exist_ok=True)
+    for role, name in sorted(spec.get("volumes", {}).items()):
+        path = volume(attempt.run.root, role, name)
+        stamp = os.path.join(path, ".route")
+        reused = os.path.isdir(stamp)
+        os.makedirs(stamp, 0o700, exist_ok=True)
+        events.append({"name": name, "role": role, "path": path, "event": "reused" if reused else "created"})
+        if role == "compile-cache":
+            for _, leaf in CACHES:
+                os.makedirs(os.path.join(path, leaf), 0o700, exist_ok=True)
+    return events
+
+
+def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: List[str]) -> Dict[str, str]:
+    """What the work sees: what the machine gives, under what the workload asks for, under what is ours."""
+    env = {k: v for k, v in os.environ.items() if k not in OURS and not k.startswith("ROUTE_VOLUME_")}
+    env["PYTHONUNBUFFERED"] = "1"
+    volumes = spec.get("volumes", {})
+    if "compile-cache" in volumes:
+        cache = volume(attempt.run.root, "compile-cache", volumes["compile-cache"])
+        env.update((name, os.path.join(cache, leaf)) for name, leaf in CACHES)
+        env.update(SWITCHES)
+    env.update(spec.get("env", {}))
+    env.update(secrets)
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (report_folder(), env.get("PYTHONPATH", "")) if p)
+    env["ROUTE_RUN_ID"] = attempt.run.id
+    env["ROUTE_ATTEMPT"] = str(attempt.number)
+    env["ROUTE_METRICS"] = attempt.at("metrics.jsonl")
+    env["ROUTE_OUTPUTS"] = attempt.at("outputs")
+    env["ROUTE_CHECKPOINTS"] = checkpoints(attempt, spec)
+    for role, name in volumes.items():
+        env["ROUTE_VOLUME_" + role.upper().replace("-", "_")] = volume(attempt.run.root, role, name)
+    if spec.get("devices", {}).get("family") == "gpu":
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    return env
+
+
+def command(attempt: Attempt, spec: Json) -> List[str]:
+    """The argument list that is executed, with the launcher in front where one is asked for."""
+    argv, python = list(spec["argv"]), spec.get("python") or "python3"
+    scripted = argv[0] == "{python}"
+    launcher = spec.get("launcher", {})
+    if launcher.get("name") != "torchrun":
+        return [python, *argv[1:]] if scripted else argv
+    front = [python if scripted else "python3", "-m", "torch.distributed.run", "--standalone"]
+    front += ["--nproc-per-node=%d" % launcher.get("ranks", 1), "--log-dir", attempt.at("ranks")]
+    return [*front, *argv[1:]] if scripted else [*front, "--no-python", *argv]
+
+
+def found(program: str, path: str) -> str:
+    """Where `program` is, as a shell would look. Raises `OSError` that says why it cannot be run."""
+    if os.path.dirname(program):
+        return program
+    denied = False
+    for folder in path.split(os.pathsep):
+        place = os.path.join(folder or ".", program)
+        if os.path.isfile(place):
+            if os.access(place, os.X_OK):
+                return place
+            denied = True
+    number = errno.EACCES if denied else errno.ENOENT
+    raise OSError(number, os.strerror(number), program)
+
+
+def become(
+    attempt: Attempt,
+    spec: Json,
+    argv: List[str],
+    env: Dict[str, str],
+    log: int,
+    told: int,
+    tag: Json,
+) -> None:
+    """In the forked child: turn into the work. Never returns.
+
+    `sup.lock` is inherited and closed by the kernel at the exec: as long as it is held here, nobody
+    can take this attempt for one that was never executed. If the exec fails the child itself writes
+    the exit record, for its waiter may be gone; the reason is also told through `told`.
+    """
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        for number in (
+            signal.SIGPIPE,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGUSR1,
+            signal.SIGCHLD,
+        ):
+            signal.signal(number, signal.SIG_DFL)
+        for name in ("SIGXFZ", "SIGXFSZ"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
+        me = machine.process(os.getpid())
+        record = dict(
+            tag,
+            pid=os.getpid(),
+            start=me.start if me else 0,
+            at_us=machine.now_us(),
+            mono_us=machine.mono_us(),
+            boot_id=machine.boot_id(),
+        )
+        if not files.create_once(attempt.at("exec.json"), wire.dumps(record)):
+            os._exit(126)
+        try:
+            folder = os.path.join(attempt.run.work, spec.get("cwd") or ".")
+            os.chdir(folder)
+            program = found(argv[0], env.get("PATH") or os.defpath)
+            os.umask(0o022)
+            os.execve(program, argv, env)
+        except (OSError, ValueError) as e:
+            code, what = _why(e, argv[0], spec.get("cwd") or ".")
+            attempt.finish("failed", "cannot_start", what, exit_code=code)
+            os.write(told, what.encode("utf-8", "replace")[:2000])
+    except BaseException as e:  # nothing of ours may go on in a forked child
+        os.write(told, ("the child could not start: %s" % e).encode("utf-8", "replace")[:2000])
+    os._exit(127)
+
+
+def _why(e: Exception, program: str, cwd: str) -> Tuple[int, str]:
+    number = getattr(e, "errno", None)
+    where = getattr(e, "filename", None)
+    if number == errno.ENOENT and where is not None and str(where).endswith(os.path.basename(program)):
+        return 127, "%s: not found" % program
+    if number == errno.ENOENT:
+        return 127, "%s: no such file or folder (cwd %s, or the interpreter in its first line)" % (
+            program,
+            cwd,
+        )
+    if number == errno.EACCES:
+        return 126, "%s: permission denied" % program
+    if number == errno.ENOEXEC:
+        return 126, "%s: exec format error (no `#!` line, or made for another machine)" % program
+    return 126, "%s: %s" % (program, getattr(e, "strerror", None) or e)
