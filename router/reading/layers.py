@@ -227,13 +227,14 @@ def _set_value(path: tuple[str, ...], right: str) -> Any:
     if list(found) != ["v"] or "\n" in right.strip():
         return right
     value = found["v"]
-    return right if not isinstance(value, (str, list, dict)) and _takes_string(path, right) else value
+    return right if not isinstance(value, (str, list, dict)) and _takes_string(path) else value
 
 
-def _takes_string(path: tuple[str, ...], right: str) -> bool:
+def _takes_string(path: tuple[str, ...]) -> bool:
     """Whether a number or boolean at `path` can only have been meant as text."""
     if path[0] in ("env", "volumes", "buckets"):
         return len(path) == 2
-    if len(path) > 1 or path[0] not in KEYS:
-        return path == ("metrics", "primary")
-    return KEYS[path[0]].type in ("string", "duration", "decimal in a string")
+    if path == ("metrics", "primary"):
+        return True
+    words = ("string", "duration", "decimal in a string")
+    return len(path) == 1 and path[0] in KEYS and KEYS[path[0]].type in words

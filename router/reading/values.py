@@ -6,7 +6,6 @@ import enum
 import math
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from typing import Any
 
 from compute_router.records import MAX_INT
@@ -95,11 +94,12 @@ def is_text(value: Any, *, mend: str = "") -> str:
 
 
 def text(value: Any) -> str:
-    if not is_text(value, mend="put it in quotes").strip():
+    said = is_text(value, mend="put it in quotes")
+    if not said.strip():
         raise Wrong("is empty", "write something, or leave the key out")
-    if not value.isprintable():
-        raise Wrong(f"holds unprintable characters: {_cut(value)}", "take them out")
-    return str(value)
+    if not said.isprintable():
+        raise Wrong(f"holds unprintable characters: {_cut(said)}", "take them out")
+    return said
 
 
 _LABEL = re.compile(r"\w[\w.:@+=-]{0,99}")
@@ -107,11 +107,12 @@ _LABEL = re.compile(r"\w[\w.:@+=-]{0,99}")
 
 def label(value: Any) -> str:
     """A name or tag: letters, digits and `. _ : @ + = -`, at most 100, begun by a letter or digit."""
-    if not _LABEL.fullmatch(is_text(value, mend="put it in quotes")):
-        raise Wrong(f"{_cut(value)} is no label", "use up to 100 letters, digits and . _ : @ + = -")
-    if value == "latest":
+    said = is_text(value, mend="put it in quotes")
+    if not _LABEL.fullmatch(said):
+        raise Wrong(f"{_cut(said)} is no label", "use up to 100 letters, digits and . _ : @ + = -")
+    if said == "latest":
         raise Wrong("'latest' already means the newest run", "choose another name")
-    return str(value)
+    return said
 
 
 def boolean(value: Any) -> bool:
@@ -141,12 +142,12 @@ def decimal(value: Any, *, positive: bool = False) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         shown = f"{value}" if math.isfinite(value) and abs(value) < 1e15 else "4.50"
         raise Wrong(f"must be a decimal in a string, not {_words(value)}", f'write "{shown}"')
-    negative = is_text(value, mend='write it like "4.50"').removeprefix("" if positive else "-")
-    if not _DECIMAL.fullmatch(negative):
-        raise Wrong(f"{_cut(value)} is no decimal number", 'write it like "4.50", with no unit or exponent')
-    if positive and Decimal(value) <= 0:
+    said = is_text(value, mend='write it like "4.50"')
+    if not _DECIMAL.fullmatch(said.removeprefix("" if positive else "-")):
+        raise Wrong(f"{_cut(said)} is no decimal number", 'write it like "4.50", with no unit or exponent')
+    if positive and not said.strip("0."):
         raise Wrong("must be more than 0", 'write it like "4.50", or leave the key out')
-    return str(value)
+    return said
 
 
 def choice(kinds: type[enum.StrEnum]) -> Check:
@@ -183,12 +184,13 @@ def duration(value: Any) -> int:
     mend = "write it like 90s, 30m, 4h, 1h30m or 2d"
     if isinstance(value, int) and not isinstance(value, bool):
         raise Wrong("has no unit", f'write "{value}s" for {value} seconds')
-    match = _DURATION.fullmatch(is_text(value, mend=mend).replace(" ", ""))
+    said = is_text(value, mend=mend)
+    match = _DURATION.fullmatch(said.replace(" ", ""))
     if not match:
-        raise Wrong(f"{_cut(value)} is no duration", mend)
+        raise Wrong(f"{_cut(said)} is no duration", mend)
     seconds = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _UNITS.values(), strict=True))
     if not 0 < seconds <= 1000 * 86_400:
-        raise Wrong(f"{_cut(value)} is not more than 0 and at most 1000 days", mend)
+        raise Wrong(f"{_cut(said)} is not more than 0 and at most 1000 days", mend)
     return seconds * 1_000_000
 
 
@@ -197,11 +199,12 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def variable(value: Any) -> str:
     """The name of an environment variable that the user may set."""
-    if not _VARIABLE.fullmatch(is_text(value)):
-        raise Wrong(f"{_cut(value)} is no name of an environment variable", "use letters, digits and _")
-    if value.startswith("ROUTE_"):
-        raise Wrong(f"{value} is set by the router", "choose a name that does not begin with ROUTE_")
-    return str(value)
+    said = is_text(value)
+    if not _VARIABLE.fullmatch(said):
+        raise Wrong(f"{_cut(said)} is no name of an environment variable", "use letters, digits and _")
+    if said.startswith("ROUTE_"):
+        raise Wrong(f"{said} is set by the router", "choose a name that does not begin with ROUTE_")
+    return said
 
 
 def secret_name(value: Any) -> str:
@@ -223,22 +226,24 @@ def _posix(value: str, what: str) -> list[str]:
 def relative(value: Any) -> str:
     """A path inside the folder that is shipped."""
     mend = "write it relative to the folder the work starts in, e.g. results/"
-    if not is_text(value, mend=mend) or value.startswith(("/", "~")):
-        raise Wrong(f"{_cut(value)} is no relative path", mend)
-    if not _posix(value, "path"):
-        raise Wrong(f"{_cut(value)} would take the whole folder", "name a folder or files in it")
-    return str(value)
+    said = is_text(value, mend=mend)
+    if not said or said.startswith(("/", "~")):
+        raise Wrong(f"{_cut(said)} is no relative path", mend)
+    if not _posix(said, "path"):
+        raise Wrong(f"{_cut(said)} would take the whole folder", "name a folder or files in it")
+    return said
 
 
 def mount(value: Any) -> str:
     """An absolute path a volume or bucket is seen at, without a slash at its end."""
-    if not is_text(value, mend="write it like /data").startswith("/"):
-        raise Wrong(f"{_cut(value)} is no absolute path", "write it like /data")
-    parts = _posix(value, "path")
+    said = is_text(value, mend="write it like /data")
+    if not said.startswith("/"):
+        raise Wrong(f"{_cut(said)} is no absolute path", "write it like /data")
+    parts = _posix(said, "path")
     if not parts or parts[0] in {"proc", "sys", "dev"}:
-        raise Wrong(f"{_cut(value)} belongs to the system", "write it like /data")
-    if not value.isascii():
-        raise Wrong(f"{_cut(value)} is not ASCII", "use letters a-z, digits and / . _ -")
+        raise Wrong(f"{_cut(said)} belongs to the system", "write it like /data")
+    if not said.isascii():
+        raise Wrong(f"{_cut(said)} is not ASCII", "use letters a-z, digits and / . _ -")
     return "/" + "/".join(parts)
 
 
@@ -247,20 +252,21 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.I)
 
 def url(value: Any, *, what: str = "s3://bucket/prefix", schemes: tuple[str, ...] = ()) -> str:
     """`scheme://...` that holds no user name or password: credentials are secrets."""
-    value = is_text(value, mend=f"write it like {what}")
-    if "@" in value.partition("://")[2].split("/")[0]:
+    said = is_text(value, mend=f"write it like {what}")
+    if "@" in said.partition("://")[2].split("/")[0]:
         raise Wrong("holds a user name or password", "name it under secrets; a URL is written into receipts")
-    scheme = value.partition("://")[0].lower()
-    if not _URL.fullmatch(value) or not value.isprintable() or (schemes and scheme not in schemes):
-        raise Wrong(f"{_cut(value)} is no URL that can be used here", f"write it like {what}")
-    return str(value)
+    scheme = said.partition("://")[0].lower()
+    if not _URL.fullmatch(said) or not said.isprintable() or (schemes and scheme not in schemes):
+        raise Wrong(f"{_cut(said)} is no URL that can be used here", f"write it like {what}")
+    return said
 
 
 def python(value: Any) -> str:
     mend = 'write "current" (the interpreter that is there) or an absolute path'
-    if is_text(value, mend=mend) != "current" and not re.fullmatch(r"/[^\x00-\x1f]*[^/\x00-\x1f]", value):
-        raise Wrong(f"{_cut(value)} is no interpreter", mend)
-    return str(value)
+    said = is_text(value, mend=mend)
+    if said != "current" and not re.fullmatch(r"/[^\x00-\x1f]*[^/\x00-\x1f]", said):
+        raise Wrong(f"{_cut(said)} is no interpreter", mend)
+    return said
 
 
 def items(check: Check, *, unique: bool = True) -> Check:
