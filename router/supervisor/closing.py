@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import cgroup, ending, files, leases, machine, truth, wire
+from . import cgroup, ending, files, forking, leases, machine, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,7 +151,12 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
     facts = dict(facts, collect_us=machine.mono_us() - began)
     data = files.read(attempt.at("measured.json"))
     if data is None:
-        data = measured.canonical(measured.block(attempt, spec, listed, facts))
+        try:
+            data = measured.canonical(measured.block(attempt, spec, listed, facts))
+        except Exception as e:
+            # A final state without its block would be an outcome lost; one that says so is none.
+            forking.traceback()
+            data = measured.canonical(measured.least(attempt, spec, "%s: %s" % (type(e).__name__, e)))
         files.write(attempt.at("measured.json"), data)
     done = {
         "schema": "route.done/1",

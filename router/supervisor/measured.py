@@ -11,6 +11,7 @@ from .observed import LATER, Observed, computer, hardware, storage, volumes
 
 _SPANS = """submit_us image_us boot_us bootstrap_us import_us compile_us first_step_us warmup_us eval_us
 checkpoint_us data_wait_us idle_us"""
+_KNOWN = ("cache", "kernel", "verdict", "end", "memory")
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
@@ -24,6 +25,23 @@ def canonical(value: Any) -> bytes:
     """The canonical bytes of `compute_router.records`: sorted, compact, UTF-8, no floats."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace")
+
+
+def least(attempt: Attempt, spec: Json, why: str) -> Json:
+    """The block when it could not be made: the outcome alone, and what went wrong."""
+    record = attempt.json("exit.json") or attempt.reserved() or {}
+    return {
+        "schema": "route.measured/1",
+        "run_id": attempt.run.id,
+        "attempt": attempt.number,
+        "kind": spec.get("kind"),
+        "purpose": spec.get("purpose"),
+        "outcome": {
+            **{k: record.get(k) for k in ("state", "reason", "detail", "exit_code", "signal")},
+            "stage": "receipt",
+        },
+        "fault": why[:600],
+    }
 
 
 def block(attempt: Attempt, spec: Json, listed: Json, facts: Json) -> Json:
@@ -61,7 +79,7 @@ def block(attempt: Attempt, spec: Json, listed: Json, facts: Json) -> Json:
         "steady": steady(o, found),
         "metrics": reported(o, found, spec),
         "promotion": last_note(o, found, "verdict", "no verdict was reported"),
-        "mem": memory(o, facts),
+        "mem": memory(o, facts, found),
         "checks": checks(o, record, found),
         "log": log(o, attempt),
         "processes": processes(o, facts, attempt),
@@ -182,18 +200,22 @@ def reported(o: Observed, found: Optional[metrics.Summary], spec: Json) -> Json:
         "loss_last": o.seen(losses[1], "no loss was reported", "workload"),
         "last": o.seen(found.values or None, "no values were reported", "workload"),
         "notes": o.seen(
-            [n for n in found.notes if n.get("event") not in ("cache", "kernel", "verdict")][:100] or None,
+            [n for n in found.notes if n.get("event") not in _KNOWN][:100] or None,
             "none",
         ),
     }
 
 
-def memory(o: Observed, facts: Json) -> Json:
-    gone = "whoever waited for the work is gone"
+def memory(o: Observed, facts: Json, found: Optional[metrics.Summary]) -> Json:
+    """Peak memory in bytes: of the largest process of the work, and on devices as the work reports it."""
+    said = last_note(o, found, "memory", "the work reported no device memory")
+    told = said["v"] or {}
     return {
-        "host_rss_peak": o.seen(facts.get("max_rss_bytes"), gone),
-        "peak_alloc_bytes": o.seen(None, LATER),
-        "peak_reserved": o.seen(None, LATER),
+        "host_rss_peak": o.seen(facts.get("max_rss_bytes"), "whoever waited for the work is gone"),
+        **{
+            name: o.seen(told.get(name), said.get("why", ""), "workload", said.get("at"))
+            for name in ("peak_alloc_bytes", "peak_reserved")
+        },
     }
 
 
@@ -206,8 +228,16 @@ def checks(o: Observed, record: Json, found: Optional[metrics.Summary]) -> Json:
         "finite": o.seen(
             found.finite if found is not None and steps else None, "no steps were reported", "workload"
         ),
-        "end_marker": o.seen(record.get("state") == "succeeded"),
+        "end_marker": end_marker(o, record, found),
     }
+
+
+def end_marker(o: Observed, record: Json, found: Optional[metrics.Summary]) -> Json:
+    """Whether the work said that it got to its end (`route_report` does so by itself)."""
+    if record.get("state") != "succeeded":
+        return o.seen(False)
+    said = bool(_notes(found, "end"))
+    return o.seen(said or None, "the work did not say that it got to its end", "workload")
 
 
 def log(o: Observed, attempt: Attempt) -> Json:

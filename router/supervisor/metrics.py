@@ -152,7 +152,7 @@ class Summary:
         if self.steps == 1:
             self.first_us = at
         for name, value in list(found.items())[:50]:
-            if isinstance(value, Number):
+            if isinstance(value, Number) and name not in ("step", "t_us", "mono_us"):
                 text = decimal(value)
                 if text is None:
                     self.finite = False

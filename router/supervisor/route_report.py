@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import sys
 import time
 
 TYPE_CHECKING = False
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _path = os.environ.get("ROUTE_METRICS") if os.environ.get("RANK", "0") == "0" else None
+_pid = os.getpid()
 
 
 def _put(**line: object) -> None:
@@ -27,6 +30,16 @@ def _put(**line: object) -> None:
             os.close(fd)
     except (OSError, TypeError, ValueError):
         pass  # a report that cannot be written must not cost the work
+
+
+def _end() -> None:
+    # Only a process that got to its end by itself says so: not a fork, not one that ends in a traceback.
+    if os.getpid() == _pid and not hasattr(sys, "last_type"):
+        _put(event="end")
+
+
+if _path:
+    atexit.register(_end)
 
 
 def step(step: int, tokens: int | None = None, **values: object) -> None:

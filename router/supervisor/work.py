@@ -176,15 +176,14 @@ def become(
 
 
 def _why(e: Exception, program: str, cwd: str) -> Tuple[int, str]:
-    number = getattr(e, "errno", None)
-    where = getattr(e, "filename", None)
-    if number == errno.ENOENT and where is not None and str(where).endswith(os.path.basename(program)):
-        return 127, "%s: not found" % program
+    """The exit code a shell would give, and a sentence."""
+    number, where = getattr(e, "errno", None), str(getattr(e, "filename", None))
+    if number in (errno.ENOENT, errno.ENOTDIR) and where.endswith("/work/" + cwd):
+        return 127, "cwd %s: no such folder in the work" % cwd
+    if number == errno.ENOENT and os.path.lexists(program):
+        return 127, "%s: no such file as the interpreter in its first line, or its loader" % program
     if number == errno.ENOENT:
-        return 127, "%s: no such file or folder (cwd %s, or the interpreter in its first line)" % (
-            program,
-            cwd,
-        )
+        return 127, "%s: not found" % program
     if number == errno.EACCES:
         return 126, "%s: permission denied" % program
     if number == errno.ENOEXEC:
