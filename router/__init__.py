@@ -69,6 +69,7 @@ _HOME = {
     "Warmth": "workload",
     "Workload": "workload",
     "hookimpl": "hookspecs",
+    "load": "run",
     "run": "run",
 }
 
@@ -133,6 +134,7 @@ if TYPE_CHECKING:
     from compute_router.policy import Rejection as Rejection
     from compute_router.records import Record as Record
     from compute_router.run import Router as Router
+    from compute_router.run import load as load
     from compute_router.run import run as run
     from compute_router.workload import Accelerator as Accelerator
     from compute_router.workload import Check as Check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder, Store
 
-__all__ = ["Plan", "Router", "run"]
+__all__ = ["Plan", "Router", "load", "run"]
 
 OnLog = Callable[[bytes], None]
 
@@ -296,15 +296,24 @@ class Router:
         """
         from compute_router.collecting import collect
 
-        receipt = run.read_json("receipt")
-        if receipt is not None:
-            return dict(receipt)
         status = self.status(run, on_event=on_event)
+        receipt = run.read_json("receipt")
+        if receipt is not None and receipt.get("attempt") == status.attempt:
+            return receipt
         if not status.state.final:
             raise errors.Refused(
                 f"run {run.id} is {status.state.value}, not final", mend=f"route wait {run.id}"
             )
-        receipt = collect(self, run, status)
+        handle, workload = run.read("handle", Handle), self._workload(run)
+        receipt = collect(
+            run,
+            status,
+            workload=workload,
+            plan=Plan.load(run, workload),
+            backend=None if handle is None else self.backend(handle.backend, workload),
+            handle=handle,
+            registry=self.registry,
+        )
         self._journal(run, on_event).tell("receipt", receipt_id=receipt["receipt_id"])
         return receipt
 
@@ -351,6 +360,34 @@ def _snapshot(workload: Workload) -> Snapshot:
 
     named = [workload.entry.script] if workload.entry.script else list(workload.entry.argv)
     return take(Path(workload.entry.root), only=[Path(name) for name in named])
+
+
+def load(
+    target: str | None,
+    *,
+    args: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    profile: str | None = None,
+    router: Router | None = None,
+) -> Workload:
+    """The workload that `target` means: a script's path, a ready-made one (`bench:matmul`), or with
+    None the command `args`. `sets` are `key=value` texts, as for `--set`.
+
+    Reads the file as text and runs nothing of it. Raises `WorkloadError` with file and line,
+    `ConfigError`, `NotFound`.
+    """
+    from compute_router import reading
+
+    router = router or Router()
+    found = reading.load(
+        target,
+        args=args,
+        sets=sets,
+        profile=profile,
+        config=router.config,
+        kinds=router.registry.kinds(),
+    )
+    return found.workload
 
 
 def run(

@@ -1,0 +1,133 @@
+"""Bring back what a final run left, write its receipt, and let its place go."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from compute_router import errors
+from compute_router.backend import Backend, Cost, Handle, State, Status
+from compute_router.starting import Intent, guarded
+
+if TYPE_CHECKING:
+    from compute_router.planning import Plan
+    from compute_router.registry import Origin, Registry
+    from compute_router.store import RunFolder
+    from compute_router.workload import Workload
+
+__all__ = ["collect"]
+
+MOST_EVENTS = 10_000
+
+
+def collect(
+    run: RunFolder,
+    status: Status,
+    *,
+    workload: Workload,
+    plan: Plan | None,
+    backend: Backend | None,
+    handle: Handle | None,
+    registry: Registry,
+) -> dict[str, Any]:
+    """Fetch, then write the receipt of `status` (final), then clean up; returns the receipt.
+
+    Each step may be repeated. The place is let go only after the receipt is on the disk, so that
+    nothing is lost whenever this is cut off. Raises `Unavailable` while the place of a run that is
+    not lost cannot be reached.
+    """
+    measured: bytes | None = None
+    cost: Cost | None = None
+    if backend is not None and handle is not None:
+        measured = _fetch(run, status, backend, handle)
+        try:
+            cost = guarded(backend.name, lambda: backend.cost(handle))
+        except errors.RouteError:
+            cost = None  # a price that cannot be told stands as such in the receipt
+    intent = run.read("intent", Intent)
+
+    def build(chain: Mapping[str, Any]) -> dict[str, Any]:
+        from compute_router.receipt import build
+
+        return build(
+            run_id=run.id,
+            key=run.key,
+            workload=workload,
+            status=status,
+            created_us=time.time_ns() // 1000,
+            chain=chain,
+            snapshot_facts=intent.snapshot if intent else None,
+            offers=plan.offers if plan else (),
+            decision=plan.decision if plan else None,
+            intent=intent,
+            handle=handle,
+            measured=measured,
+            kind=registry.kinds().get(workload.kind),
+            plugin_origins=_origins(registry, workload, plan, handle),
+            cost=cost,
+            events=_events(run),
+        )
+
+    receipt = run.seal(build, attempt=status.attempt)
+    if backend is not None and handle is not None:
+        try:
+            guarded(backend.name, lambda: backend.cleanup(handle))
+        except errors.RouteError:
+            # The receipt stands; what is left over there is removed by a later `route gc`.
+            pass
+    return receipt
+
+
+def _fetch(run: RunFolder, status: Status, backend: Backend, handle: Handle) -> bytes | None:
+    try:
+        guarded(backend.name, lambda: backend.fetch(handle, run.path))
+    except (errors.HandleLost, errors.Unavailable):
+        if status.state is not State.LOST:
+            raise
+    try:
+        return (run.path / "measured.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise errors.StoreError(
+            f"{run.path / 'measured.json'} cannot be read: {e.strerror}", mend="see its permissions"
+        ) from e
+
+
+def _origins(
+    registry: Registry, workload: Workload, plan: Plan | None, handle: Handle | None
+) -> dict[tuple[str, str], Origin]:
+    """Which plugins had a hand in the run."""
+    used = {"kind": workload.kind}
+    if plan is not None:
+        used["policy"] = plan.decision.policy
+    if handle is not None:
+        used["backend"] = handle.backend
+    found = {}
+    for thing, name in used.items():
+        try:
+            found[thing, name] = registry.origin(thing, name)
+        except KeyError:
+            continue
+    return found
+
+
+def _events(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of `events.jsonl`; a line cut short by a dying client is passed over."""
+    found: list[dict[str, Any]] = []
+    try:
+        with open(run.path / "events.jsonl", "rb") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    found.append(event)
+                if len(found) >= MOST_EVENTS:
+                    break
+    except FileNotFoundError:
+        pass
+    return found
