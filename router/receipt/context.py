@@ -1,0 +1,289 @@
+"""The block `context` of a receipt: what was declared, what the client saw, what follows from the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compute_router.backend import Cost, NoOffer, Offer, Status
+from compute_router.policy import Decision
+from compute_router.receipt.applying import absent
+from compute_router.receipt.facts import (
+    MOST_TEXT,
+    at_path,
+    misfit,
+    missing,
+    not_applicable,
+    put,
+    seen,
+    unobserved,
+    value,
+)
+from compute_router.receipt.judging import judged
+from compute_router.receipt.matching import match
+from compute_router.receipt.redacting import Redactor
+from compute_router.receipt.schema import BY_PATH, TABLE
+from compute_router.records import digest, plain
+from compute_router.workload import Framework, Kind, Workload
+
+__all__ = ["Context"]
+
+ALLOWED_ENV = (
+    *("NCCL_*", "TORCH*", "CUDA_*", "XLA_*", "JAX_*", "TRITON_*", "OMP_*", "PYTORCH_*", "PJRT_*"),
+    *("MKL_*", "LD_LIBRARY_PATH"),
+)
+# The names under which kinds declare what the receipt has under another.
+DECLARED = {
+    "data": "data.id",
+    "tokens_per_step": "data.tokens_per_step_global",
+    "seq_len": "data.seq_len",
+    "global_batch": "data.global_batch",
+    "micro_batch": "data.micro_batch",
+    "grad_accum": "data.grad_accum",
+    "dtype": "numerics.dtype",
+    "fp8_recipe": "numerics.fp8_recipe",
+    "seed": "numerics.seed",
+    "deterministic": "numerics.deterministic",
+    "mode": "distributed.mode",
+    "dp": "distributed.dp",
+    "tp": "distributed.tp",
+    "pp": "distributed.pp",
+    "cp": "distributed.cp",
+    "ep": "distributed.ep",
+    "kernel": "kernel.requested",
+    "family": "workload.family",
+    "preset": "workload.preset",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """Everything the context is made from; see `building.build`."""
+
+    workload: Workload
+    status: Status
+    at: int
+    snapshot: Mapping[str, Any]
+    offers: Sequence[Offer | NoOffer]
+    decision: Decision | None
+    intent: Mapping[str, Any]
+    handle: Mapping[str, Any]
+    measured: Mapping[str, Any] | None
+    observed: Mapping[str, Any]
+    family: str
+    kind: Kind | None
+    origins: Mapping[tuple[str, str], Any]
+    cost: Cost | None
+    events: Sequence[Mapping[str, Any]]
+    clock: Mapping[str, int]
+    caveats: Sequence[str]
+    client: Mapping[str, str]
+
+    def build(self) -> dict[str, Any]:
+        """Every field of the blocks `context` and `measured`, as facts at their paths."""
+        redactor = Redactor()
+        given = self._given(redactor)
+        gone = absent(self._traits())
+        found: dict[str, Any] = {}
+        for field in TABLE:
+            if field.block == "receipt":
+                continue
+            sentence, declared_wins = gone.get(field.path, ("", True))
+            fact = at_path(self.observed, field.path) if field.block == "measured" else None
+            if field.path in given:
+                fact = given[field.path]
+            has = fact is not None and not missing(fact)
+            if sentence and not (declared_wins and has):
+                fact = not_applicable(sentence)
+            put(found, field.path, fact or unobserved("not declared" if field.origin == "decl" else ""))
+        self._follow(found)
+        for path, fact in judged(self.kind, self.measured, found, self.at).items():
+            put(found, path, fact)
+        put(found, "redactions", seen(redactor.told(), "derived", self.at))
+        return found
+
+    # What is known
+
+    @property
+    def _offer(self) -> Offer | None:
+        name = (self.intent.get("backend"), self.intent.get("offer_id"))
+        return next((o for o in self.offers if isinstance(o, Offer) and (o.backend, o.id) == name), None)
+
+    def _traits(self) -> dict[str, str]:
+        """The traits that the rules of `applying` speak of."""
+        status, offer = self.status, self._offer
+        ended = "exit" if status.exit_code is not None else "signal" if status.signal is not None else "other"
+        promotes = self.kind is not None and self.workload.kind == "validate"
+        return {
+            "family": self.family,
+            "kind": self.workload.kind,
+            "framework": self.workload.needs.framework.value,
+            "surface": offer.surface.value if offer else "",
+            "promotes": "yes" if promotes or _promotes(self.kind) else "no",
+            "dependencies": "yes" if self.workload.dependencies else "no",
+            "entry": "script" if self.workload.entry.script else "command",
+            "ended_by": ended,
+            "dirty": "no" if at_path(self.snapshot, "git.dirty") is False else "",
+        }
+
+    def _given(self, redactor: Redactor) -> dict[str, Any]:
+        """The facts the client has itself; what it has not is left out."""
+        given: dict[str, Any] = {}
+
+        def say(path: str, v: Any, src: str, at: int | None = None) -> None:
+            type_ = BY_PATH[path].type
+            if isinstance(v, str) and type_ == "text":
+                v = redactor.text(v, path)[:MOST_TEXT]
+            if v is not None:
+                wrong = misfit(type_, v)
+                given[path] = unobserved(f"what was given {wrong}") if wrong else seen(v, src, at or self.at)
+
+        self._declared(say, redactor)
+        self._decided(say, redactor)
+        self._ended(say)
+        return given
+
+    def _declared(self, say: Any, redactor: Redactor) -> None:
+        w, needs = self.workload, self.workload.needs
+        args = redactor.args([*w.entry.argv, *w.entry.args], "workload.args_redacted")
+        say("workload.name", w.name, "requested")
+        say("workload.digest", w.digest, "derived")
+        say("workload.args_redacted", [arg[:MOST_TEXT] for arg in args][:1000], "requested")
+        say("workload.entry_sha256", w.entry.sha256, "observed")
+        say(
+            "workload.tree_sha256",
+            self.snapshot.get("tree_sha256") or self.intent.get("tree_sha256"),
+            "observed",
+        )
+        say("workload.family", w.name, "derived")
+        # Other arguments are another question, unless a name says that they are not.
+        shapes = w.shapes or f"args:{digest([list(w.entry.argv), list(w.entry.args)])[:16]}"
+        say("workload.preset", shapes, "requested" if w.shapes else "derived")
+        for name, item in w.fields.items():
+            if name in DECLARED:
+                say(DECLARED[name], item, "requested")
+        for name in ("commit", "branch", "dirty", "diff_sha256", "message"):
+            say(f"code.{name}", at_path(self.snapshot, f"git.{name}"), "observed")
+        asked = needs.accelerator
+        say("hw.requested.class", asked.sku or asked.family, "requested")
+        say("hw.requested.count", asked.count, "requested")
+        say("coupling", needs.coupling.value, "requested")
+        say("distributed.nodes", needs.nodes, "requested")
+        say("startup.requested", needs.warmth.value, "requested")
+        primary = w.metrics.primary or getattr(self.kind, "primary", None)
+        say("metrics.primary", primary, "requested")
+        allowed = {n: v for n, v in w.env.items() if any(fnmatch.fnmatchcase(n, p) for p in ALLOWED_ENV)}
+        say("env.allow", {n: redactor.text(v, "env.allow") for n, v in allowed.items()}, "requested")
+        say("caveats", [redactor.text(c, "caveats") for c in self.caveats], "derived")
+        if needs.framework is Framework.NONE or at_path(self.measured, "launch.ranks") == 1:
+            # One rank leaves nothing to divide.
+            say("distributed.mode", w.fields.get("mode", "single"), "derived")
+            for name in ("dp", "tp", "pp", "cp", "ep"):
+                say(f"distributed.{name}", 1, "derived")
+
+    def _decided(self, say: Any, redactor: Redactor) -> None:
+        offer, decision = self._offer, self.decision
+        backend = self.handle.get("backend") or self.intent.get("backend")
+        say("backend", backend, "observed")
+        if offer is not None:
+            say("surface", offer.surface.value, "observed")
+            say("offer.id", offer.id, "observed")
+            say("offer.start_class", offer.start_class.value, "estimated")
+            say("offer.quote", plain(offer.quote), "quoted")
+            if offer.quote is not None:
+                self._cost_estimate(say, offer)
+        if decision is not None:
+            say("decision.policy", decision.policy, "observed", decision.asked_at_us)
+            say("decision.version", decision.policy_version, "observed", decision.asked_at_us)
+            say("decision.sentence", decision.sentence, "observed", decision.asked_at_us)
+            say("decision.sha256", digest(decision), "derived")
+            say("decision.rejections", [plain(r) for r in decision.rejections][:1000], "observed")
+        tries = self.intent.get("tries")
+        if isinstance(tries, list):
+            say(
+                "decision.tries",
+                [{**t, "what": redactor.text(str(t.get("what")), "decision.tries")} for t in tries],
+                "observed",
+            )
+        plugins = []
+        for (thing, name), origin in sorted(self.origins.items()):
+            facts = plain(origin)
+            plugins.append(
+                {
+                    "thing": thing,
+                    "name": name,
+                    **{n: facts.get(n) for n in ("plugin", "distribution", "version", "digest")},
+                }
+            )
+        say("plugins", plugins, "observed")
+        for name, text in self.client.items():
+            say(f"client.{name}", text, "observed")
+        for name, number in self.clock.items():
+            say(f"clock.{name}", number, "observed")
+        if self.cost is not None:
+            say("cost.currency", self.cost.currency, "estimated" if self.cost.estimate else "observed")
+            say("cost.rate_source", self.cost.source, "observed")
+            path = "cost.estimate" if self.cost.estimate else "cost.actual"
+            say(path, self.cost.amount, "estimated" if self.cost.estimate else "observed")
+
+    def _cost_estimate(self, say: Any, offer: Offer) -> None:
+        """Rate times duration, in decimal, to six places."""
+        from decimal import Decimal, InvalidOperation
+
+        quote, status = offer.quote, self.status
+        assert quote is not None
+        say("cost.currency", quote.currency, "quoted")
+        say("cost.rate_source", f"{quote.source}, {quote.date}", "quoted")
+        if status.started_us is None or status.ended_us is None:
+            return
+        try:
+            amount = Decimal(quote.amount)
+            if quote.unit == "hour":
+                amount = amount * (status.ended_us - status.started_us) / Decimal(3600 * 1_000_000)
+            say("cost.estimate", format(amount.quantize(Decimal("0.000001")), "f"), "estimated")
+        except InvalidOperation:
+            return
+
+    def _ended(self, say: Any) -> None:
+        status = self.status
+        at = status.ended_us or self.at
+        say("outcome.state", status.state.value, "observed", at)
+        stage = at_path(self.measured, "outcome.stage")
+        if stage is None or misfit("enum:stage", stage):
+            stage = self._stage()
+        say("outcome.stage", stage, "derived", at)
+        say("outcome.reason_code", status.reason, "observed", at)
+        say("outcome.detail", status.detail, "observed", at)
+        for name in ("exit_code", "signal", "started_us", "ended_us"):
+            say(f"outcome.{name}", getattr(status, name), "observed", at)
+        when = {e.get("event"): e.get("at_us") for e in self.events if e.get("attempt") == status.attempt}
+        begun, over = when.get("staging"), when.get("submitted")
+        if type(begun) is int and type(over) is int and over >= begun:
+            say("timing.submit_us", over - begun, "observed", over)
+
+    def _stage(self) -> str:
+        """How far a run came of which the machine says nothing."""
+        if not self.intent:
+            return "plan"
+        if self.status.reason == "not_submitted":
+            return "schedule"
+        return "steady" if self.status.started_us is not None else "lease"
+
+    def _follow(self, found: dict[str, Any]) -> None:
+        """Fields that follow from others."""
+        needs = self.workload.needs
+        asked = plain(needs.accelerator)
+        others = [plain(item) for item in needs.substitutes]
+        put(found, "hw.match", match(asked, others, at_path(found, "hw.observed"), self.at))
+        if missing(at_path(found, "kernel.requested")) == "unobserved":
+            told = value(found, "kernel.observed")
+            node = at_path(self.measured, "kernel")
+            asked_for = at_path(node, "v.requested") if told is not None else None
+            if isinstance(asked_for, str):
+                put(found, "kernel.requested", seen(asked_for, "workload", self.at))
+
+
+def _promotes(kind: Kind | None) -> bool:
+    return kind is not None and type(kind).promotion is not Kind.promotion

@@ -1,0 +1,199 @@
+"""What a receipt may be used for: rules as data over its facts, and the map of what must be equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from compute_router.receipt.facts import at_path, missing, value
+from compute_router.receipt.schema import ENUMS, TABLE
+from compute_router.records import digest
+
+__all__ = ["RULES", "Rule", "comparability", "evidence"]
+
+ORDER = ENUMS["evidence"]
+CHECKS = (
+    "finite",
+    "exit_zero",
+    "steps_present",
+    "no_oom",
+    "end_marker",
+    "observed_hw",
+    "kernel_truth",
+    "eval_off",
+)
+
+
+class Rule(NamedTuple):
+    """Where `finds` names something, the run is at best evidence of class `cap`; `{}` takes the names."""
+
+    code: str
+    cap: str
+    sentence: str
+    finds: Callable[[Mapping[str, Any]], str]
+
+
+def _unless(good: bool, name: str = "yes") -> str:
+    return "" if good else name
+
+
+def _checks(receipt: Mapping[str, Any], want: bool) -> str:
+    context = receipt.get("context")
+    facts = {name: at_path(context, f"checks.{name}") for name in (*CHECKS, "success")}
+    if want:
+        return ", ".join(name for name, fact in facts.items() if at_path(fact, "v") is False)
+    return ", ".join(name for name, fact in facts.items() if missing(fact) == "unobserved")
+
+
+def _unseen_keys(receipt: Mapping[str, Any]) -> str:
+    context = receipt.get("context")
+    paths = [f.path for f in TABLE if f.cls == "K" and f.block != "receipt"]
+    return ", ".join(path for path in paths if missing(at_path(context, path)) == "unobserved")
+
+
+def _hardware(receipt: Mapping[str, Any], *, fallback: bool) -> str:
+    found = value(receipt.get("context"), "hw.match")
+    if fallback:
+        return found if found == "cpu_fallback" else ""
+    return found if found not in (None, "exact", "declared", "cpu_fallback") else ""
+
+
+def _peak(receipt: Mapping[str, Any]) -> str:
+    facts = [at_path(receipt.get("context"), f"mem.{n}") for n in ("peak_alloc_bytes", "host_rss_peak")]
+    first = next((fact for fact in facts if missing(fact) != "not_applicable"), None)
+    return _unless(first is not None and not missing(first))
+
+
+def _steps(receipt: Mapping[str, Any]) -> str:
+    fact = at_path(receipt.get("context"), "steady.n_steps")
+    count = at_path(fact, "v")
+    return str(count) if type(count) is int and count < 3 else ""
+
+
+def _self_told(receipt: Mapping[str, Any]) -> str:
+    """Figures of the work alone, on hardware or with a kernel that we did not see ourselves."""
+    context = receipt.get("context")
+    if at_path(context, "metrics.values.src") != "workload":
+        return ""
+    told = []
+    for path in ("hw.observed.sku", "kernel.observed"):
+        fact = at_path(context, path)
+        if missing(fact) == "unobserved" or at_path(fact, "src") == "workload":
+            told.append(path)
+    return ", ".join(told)
+
+
+def _context(path: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda receipt: value(receipt.get("context"), path)
+
+
+_state, _dirty, _diff = _context("outcome.state"), _context("code.dirty"), _context("code.diff_sha256")
+
+RULES: tuple[Rule, ...] = (
+    Rule("NO_MEASUREMENT", "invalid", "no measured block", lambda r: _unless(r.get("measured") is not None)),
+    Rule(
+        "NOT_SUCCEEDED",
+        "invalid",
+        "the run {}; it is counted, but enters no statistics",
+        lambda r: "" if _state(r) == "succeeded" else f"is {_state(r)}",
+    ),
+    Rule(
+        "STATES_DIFFER",
+        "invalid",
+        "the machine says {}, the client does not",
+        lambda r: _differs(at_path(r, "measured.outcome.state"), _state(r)),
+    ),
+    Rule("CPU_FALLBACK", "invalid", "it ran on the CPU", lambda r: _hardware(r, fallback=True)),
+    Rule("CHECK_FAILED", "anecdote", "checks failed: {}", lambda r: _checks(r, True)),
+    Rule("FEW_STEPS", "anecdote", "only {} steps count; one step is a rumour", _steps),
+    Rule(
+        "NO_FIGURE",
+        "anecdote",
+        "no figure was reported",
+        lambda r: _unless(missing(at_path(r.get("context"), "metrics.values")) != "unobserved"),
+    ),
+    Rule(
+        "PURPOSE",
+        "exploratory",
+        "a run made for {} carries no claim",
+        lambda r: str(r["purpose"]) if r.get("purpose") in ("smoke", "bringup") else "",
+    ),
+    Rule("HW_NOT_AS_REQUESTED", "exploratory", "hardware: {}", lambda r: _hardware(r, fallback=False)),
+    Rule("CHECK_UNOBSERVED", "exploratory", "checks not observed: {}", lambda r: _checks(r, False)),
+    Rule("KEY_UNOBSERVED", "exploratory", "not observed: {}", _unseen_keys),
+    Rule("SELF_REPORTED", "exploratory", "reported by the work alone, without {} seen by us", _self_told),
+    Rule("NO_PEAK_MEMORY", "exploratory", "peak memory was not observed", _peak),
+    Rule(
+        "DIRTY_TREE",
+        "exploratory",
+        "the tree was dirty and what differed is not recorded",
+        lambda r: _unless(not (_dirty(r) is True and _diff(r) is None)),
+    ),
+    Rule(
+        "MIXED_ATTEMPTS",
+        "exploratory",
+        "attempt {}: an earlier one was started",
+        lambda r: str(r["attempt"]) if type(r.get("attempt")) is int and r["attempt"] > 1 else "",
+    ),
+)
+
+
+def _differs(machine: Any, client: Any) -> str:
+    if isinstance(machine, Mapping):
+        machine = machine.get("v")
+    return str(machine)[:40] if isinstance(machine, str) and machine != client else ""
+
+
+def evidence(receipt: Mapping[str, Any]) -> tuple[str, list[dict[str, str]]]:
+    """The class of a receipt and every reason that lowers it, by `RULES`. Pure."""
+    worst, reasons = 0, []
+    for rule in RULES:
+        named = rule.finds(receipt)
+        if named:
+            sentence = rule.sentence.replace("{}", named[:400])
+            reasons.append({"code": rule.code, "class": rule.cap, "sentence": sentence})
+            worst = max(worst, ORDER.index(rule.cap))
+    return ORDER[worst], reasons
+
+
+def comparability(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"key", "fields"}`: the values of every field of class K, and the digest of that map.
+
+    What was not observed carries the run's id, so that it equals nothing; what does not apply
+    equals itself. Of lists only the parts that make the key are taken.
+    """
+    fields: dict[str, Any] = {}
+    for field in TABLE:
+        if field.cls != "K":
+            continue
+        if field.block == "receipt":
+            fields[field.path] = receipt.get(field.path)
+            continue
+        fact = at_path(receipt.get("context"), field.path)
+        gone = missing(fact)
+        if gone == "unobserved":
+            fields[field.path] = {"unobserved": f"{receipt.get('run_id')}/{receipt.get('attempt')}"}
+        elif gone:
+            fields[field.path] = {"not_applicable": True}
+        else:
+            fields[field.path] = _of_key(field.path, fact["v"], receipt)
+    return {"key": digest(fields), "fields": fields}
+
+
+def _of_key(path: str, v: Any, receipt: Mapping[str, Any]) -> Any:
+    if path == "cache":
+        return sorted([_text(i.get(n)) for n in ("kind", "state", "verdict")] for i in v)
+    if path == "storage":
+        roles = ("data", "compile-cache")
+        return sorted([_text(i.get(n)) for n in ("role", "class")] for i in v if i.get("role") in roles)
+    if path == "metrics.values":
+        primary = value(receipt.get("context"), "metrics.primary")
+        rows = [i for i in v if i.get("name") == primary] or v
+        return sorted([_text(i.get(n)) for n in ("name", "unit", "definition_id")] for i in rows)
+    if path == "env.stack":
+        return {str(name): _text(item) for name, item in sorted(v.items())}
+    return v
+
+
+def _text(v: Any) -> str:
+    return v if isinstance(v, str) else "unobserved"
