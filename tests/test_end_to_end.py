@@ -44,7 +44,7 @@ def test_a_script_is_routed_run_and_leaves_a_receipt(route: Route, folder: Path,
     out = route("run", "work.py", "--policy", "auto", "--", "--steps", "4")
     assert out.returncode == 0, out.stdout + out.stderr
     receipt = receipt_of(home)
-    run_id = receipt["context"]["run_id"] if "context" in receipt else receipt["run_id"]
+    run_id = receipt["run_id"]
     assert f"hello from {run_id} ['--steps', '4']" in out.stdout
     [run] = (home / "runs").iterdir()
     assert (run / "outputs" / "results" / "answer.txt").read_text() == "42\n"
@@ -55,7 +55,7 @@ def test_a_script_is_routed_run_and_leaves_a_receipt(route: Route, folder: Path,
     verified = route("receipt", "verify", run_id)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     listed = json.loads(route("ps", "--all", "--json").stdout)
-    assert [(r["run_id"], r["state"]) for r in listed["data"]["runs"]] == [(run_id, "succeeded")]
+    assert [(r["id"], r["state"]) for r in listed["data"]["runs"]] == [(run_id, "succeeded")]
 
 
 @pytest.mark.parametrize(
@@ -161,17 +161,18 @@ def test_a_missing_secret(route: Route, folder: Path, home: Path) -> None:
 
 
 def test_a_missing_file(route: Route, folder: Path) -> None:
-    (folder / "work.py").write_text("")
+    (folder / "work.py").write_text("print('ran')")
     one_line(route("run", "wrok.py"), 64, "wrok.py")
 
 
 def test_a_syntax_error(route: Route, folder: Path) -> None:
     (folder / "work.py").write_text(SCRIPT + "\ndef (:\n")
-    one_line(route("run", "work.py"), 64, "work.py:20")
+    line = (folder / "work.py").read_text().splitlines().index("def (:") + 1
+    one_line(route("run", "work.py"), 64, f"work.py:{line}")
 
 
 def test_no_home(route: Route, folder: Path) -> None:
-    (folder / "work.py").write_text("")
+    (folder / "work.py").write_text("print('ran')")
     env: dict[str, str | None] = {
         "HOME": None,
         "ROUTE_HOME": None,
