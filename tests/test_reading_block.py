@@ -166,6 +166,22 @@ def test_nearest_words_are_in_the_mend(write: Write) -> None:
         assert e.value.line == 3
 
 
+def test_tables_of_other_tools_are_let_be(write: Write) -> None:
+    found = script.read(
+        write(b"# /// script\n# [tool.router]\n# x = 1\n# [tool.uv]\n# y = 1\n# ///\n"), "x.py"
+    )
+    assert found.layer is None
+    assert ["x.py:4" in warning for warning in found.warnings] == [True]
+
+
+def test_a_name_is_made_of_the_files(tmp_path: Path) -> None:
+    names = [
+        script.as_name(n)
+        for n in ("train", "a b", "-x-", "latest", "...", "\u202eabc", "n\u00e4me", "x" * 300)
+    ]
+    assert names == ["train", "a-b", "x", "latest-run", "run", "abc", "n\u00e4me", "x" * 100]
+
+
 def test_reading_runs_nothing(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     path = tmp_path / "x.py"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from compute_router.config import load_config
 from compute_router.errors import ConfigError, NotFound, RouteError, WorkloadError
-from compute_router.reading import Loaded, load, load_command
-from compute_router.workload import Kind
+from compute_router.reading import Loaded, load, load_command, verify
+from compute_router.workload import Entry, Kind, Needs, Role, Workload
 from compute_router.workloads.bench import Bench
 from compute_router.workloads.train import Train
 from compute_router.workloads.validate import Validate
@@ -140,3 +142,28 @@ def test_secrets_in_sight_are_warned_of_and_not_repeated() -> None:
     assert all(name in warned for name in ("env.HF_TOKEN", "env.X", "argument 1", "train.py:5", "lockstep"))
     assert "abcdefghij" not in warned
     assert "bbbb" not in warned
+
+
+def test_a_workload_made_in_python_is_held_to_the_same_rules() -> None:
+    good = Workload(name="x", entry=Entry(root="/", script="x.py"), volumes={Role.DATA: "/data"})
+    verify(good, KINDS)
+    write("train.py", 'accelerator = "H200:8"\nsecrets = ["A"]')
+    verify(read().workload, KINDS)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"name": "a b"}, "no label"),
+        ({"secrets": ("A=1",)}, "a value"),
+        ({"env": {"A": "x"}, "secrets": ("A",)}, "both"),
+        ({"timeout_us": 0}, "timeout_us"),
+        ({"needs": Needs(nodes=2)}, "independent"),
+        ({"needs": Needs(nodes=0)}, "out of range"),
+        ({"fields": {"presett": "x"}}, "presett"),
+        ({"backend": {"x": {"y": 1.5}}}, "decimal"),
+        ({"entry": Entry(root="/")}, "script or a command"),
+        ({"entry": Entry(root="/", script="x", argv=("x",))}, "script or a command"),
+        ({"outputs": ("/x",)}, "no relative"),
+    ]
+    for changes, says in bad:
+        with pytest.raises(WorkloadError, match=says):
+            verify(msgspec.structs.replace(good, **changes), KINDS)
+    with pytest.raises(NotFound, match="trian"):
+        verify(msgspec.structs.replace(good, kind="trian"), KINDS)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from compute_router.errors import InputError, NotFound, WorkloadError
 from compute_router.reading import script as scripts
-from compute_router.reading.build import Loaded, Recipe, build
+from compute_router.reading.build import Loaded, Recipe, build, verify
 from compute_router.reading.cases import load_cases
 from compute_router.reading.layers import Layer, set_layer, shown_path
 from compute_router.reading.place import git_root, inside
@@ -25,7 +25,7 @@ from compute_router.workload import Entry, Kind
 if TYPE_CHECKING:
     from compute_router.config import Config
 
-__all__ = ["Loaded", "load", "load_cases", "load_command", "load_ready", "load_script"]
+__all__ = ["Loaded", "load", "load_cases", "load_command", "load_ready", "load_script", "verify"]
 
 _READY = re.compile(r"([a-z][\w-]*):([\w.-]+)")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from compute_router.errors import NotFound, PluginError
+from compute_router.errors import NotFound, PluginError, WorkloadError
 from compute_router.reading import values as v
 from compute_router.reading.keys import KEYS, METRICS, TABLES, check
 from compute_router.reading.layers import Layer, Merged, dotted, merge
-from compute_router.reading.rules import check_fields, problems, warnings
+from compute_router.reading.rules import Problem, check_fields, problems, warnings
 from compute_router.workload import Entry, Kind, MetricRule, Needs, Purpose, Workload
 
-__all__ = ["Loaded", "Recipe", "build"]
+__all__ = ["Loaded", "Recipe", "build", "verify"]
 
 _NEEDS = ("accelerator", "substitutes", "coupling", "nodes", "warmth", "framework")
 
@@ -80,12 +80,7 @@ def build(recipe: Recipe, *extra: Layer) -> Loaded:
         },
         **recipe.extra,
     )
-    try:
-        wrong = next(iter(problems(workload, kind)), None)
-    except Exception as e:
-        what = f"kind {kind.name!r} raised {type(e).__name__}: {(str(e).splitlines() or ['no message'])[0]}"
-        raise PluginError(what, mend="route plugins names its author") from e
-    if wrong:
+    if wrong := _first_problem(workload, kind):
         raise merged.fault(*wrong)
     told = [f"{_at(merged, path)}{what}; {mend}" for path, what, mend in warnings(workload)]
     return Loaded(
@@ -94,6 +89,42 @@ def build(recipe: Recipe, *extra: Layer) -> Loaded:
         warnings=(*recipe.warnings, *told),
         recipe=recipe,
     )
+
+
+_PLAIN = ("name", "tags", "secrets", "env", "outputs", "volumes", "buckets", "fields", "backend")
+_OPTIONAL = ("shapes", "python", "image", "package_index", "price_limit")
+
+
+def verify(workload: Workload, kinds: Mapping[str, Kind]) -> None:
+    """Hold a workload that was made in Python to the rules of those that are read.
+
+    Raises `WorkloadError` for the first thing that cannot be, `NotFound` for a kind there is none of.
+    """
+    given = {name: getattr(workload, name) for name in _PLAIN}
+    given |= {name: value for name in _OPTIONAL if (value := getattr(workload, name)) is not None}
+    given["nodes"] = workload.needs.nodes
+    merged = merge([Layer("Workload", given)])
+    _checked(merged)
+    if not 0 < workload.timeout_us <= v.MOST_US:
+        raise WorkloadError(f"timeout_us is {workload.timeout_us}", mend="more than 0, at most 1000 days")
+    if (workload.entry.script is None) == (not workload.entry.argv):
+        raise WorkloadError("an entry is a script or a command", mend="give Entry either script or argv")
+    kind = _kind(workload.kind, merged, kinds)
+    try:
+        check_fields(workload.fields, kind)
+    except v.Wrong as e:
+        raise WorkloadError(e.what, mend=e.mend) from None
+    if wrong := _first_problem(workload, kind):
+        raise WorkloadError(wrong[1], mend=wrong[2])
+
+
+def _first_problem(workload: Workload, kind: Kind) -> Problem | None:
+    try:
+        return next(iter(problems(workload, kind)), None)
+    # A kind may be a plugin's, and may fail in any way.
+    except Exception as e:
+        what = f"kind {kind.name!r} raised {type(e).__name__}: {(str(e).splitlines() or ['no message'])[0]}"
+        raise PluginError(what, mend="route plugins names its author") from e
 
 
 def _checked(merged: Merged) -> dict[str, Any]:
@@ -110,9 +141,8 @@ def _kind(name: str, merged: Merged, kinds: Mapping[str, Kind]) -> Kind:
     if name not in kinds:
         source, mend = merged.source(("kind",)), v.near(name, kinds)
         what = f"there is no kind {name!r}"
-        if source is None or not source.lines:
-            raise NotFound(what, mend=mend)
-        raise NotFound(what, mend=mend, file=source.shown, line=source.line(("kind",)))
+        line = source.line(("kind",)) if source else None
+        raise NotFound(what, mend=mend, file=source.shown if source and line else None, line=line)
     return kinds[name]
 
 

@@ -41,7 +41,8 @@ class Script:
 
 def as_name(stem: str) -> str:
     """A name made of a file's: what is no letter, digit or `. _ -` becomes `-`."""
-    return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100] or "run"
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:100] or "run"
+    return name if name != "latest" else "latest-run"  # `latest` names the newest run
 
 
 def read(path: Path, shown: str, *, ready: Sequence[str] = (), given: str = "") -> Script:
@@ -115,9 +116,15 @@ def _from_block(block: Block, shown: str) -> tuple[Layer | None, dict[str, Any],
     tool = values.get("tool", {})
     if not isinstance(tool, dict):
         raise fault(("tool",), "tool must be a table", "write [tool.route]")
+    if "uv" in tool:
+        at = (line_of(lines, ("tool", "uv")) or 1) + block.first - 1
+        noted.append(
+            f"{shown}:{at}: [tool.uv] is not read: route builds the environment from dependencies alone"
+        )
     if "route" not in tool:
-        for name in tool:
-            if v.near(name, ("route",)).startswith("did") and name != "rote":
+        for name, table in tool.items():
+            ours = isinstance(table, dict) and any(key in KEYS for key in table)
+            if ours and v.near(name, ("route",)).startswith("did"):
                 raise fault(("tool", name), f"[tool.{name}] is not read", "did you mean [tool.route]?")
         return None, extra, origins, noted
     if not isinstance(tool["route"], dict):

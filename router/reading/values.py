@@ -12,6 +12,7 @@ from compute_router.records import MAX_INT
 from compute_router.workload import Accelerator, Role, Stage
 
 __all__ = [
+    "MOST_US",
     "Wrong",
     "accelerator",
     "boolean",
@@ -176,6 +177,8 @@ def accelerator(value: Any) -> Accelerator:
 
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+MOST_US = 1000 * 86_400 * 1_000_000
+"""The longest duration, in microseconds."""
 _DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 
 
@@ -189,7 +192,7 @@ def duration(value: Any) -> int:
     if not match:
         raise Wrong(f"{_cut(said)} is no duration", mend)
     seconds = sum(int(n or 0) * unit for n, unit in zip(match.groups(), _UNITS.values(), strict=True))
-    if not 0 < seconds <= 1000 * 86_400:
+    if not 0 < seconds * 1_000_000 <= MOST_US:
         raise Wrong(f"{_cut(said)} is not more than 0 and at most 1000 days", mend)
     return seconds * 1_000_000
 
