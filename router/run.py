@@ -215,7 +215,9 @@ class Router:
         backend = self.backend(handle.backend, workload)
         try:
             seen = guarded(handle.backend, lambda: backend.status(found))
-        except errors.PluginError as e:
+        # That a handle names nothing any more may be a moved root or a machine taken away: only what
+        # is proven is called lost.
+        except (errors.PluginError, errors.HandleLost) as e:
             seen = Status(state=State.UNKNOWN, attempt=found.attempt, detail=e.what)
         return self._journal(run, on_event).became(seen)
 

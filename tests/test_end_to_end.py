@@ -55,7 +55,7 @@ def test_a_script_is_routed_run_and_leaves_a_receipt(route: Route, folder: Path,
     verified = route("receipt", "verify", run_id)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     listed = json.loads(route("ps", "--all", "--json").stdout)
-    assert [(r["id"], r["state"]) for r in listed["data"]["runs"]] == [(run_id, "succeeded")]
+    assert [(r["run_id"], r["state"]) for r in listed["data"]["runs"]] == [(run_id, "succeeded")]
 
 
 @pytest.mark.parametrize(
