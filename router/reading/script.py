@@ -47,8 +47,12 @@ def as_name(stem: str) -> str:
 
 def read(path: Path, shown: str, *, ready: Sequence[str] = (), given: str = "") -> Script:
     """Read the script at `path`. Raises `WorkloadError`; names the nearest file if there is none."""
-    if not os.path.exists(path):
-        raise _missing(path, given or shown, ready)
+    try:
+        os.stat(path)
+    except PermissionError:
+        pass  # there may well be one: reading it says what is wrong
+    except (OSError, ValueError):
+        raise _missing(path, given or shown, ready) from None
     data = read_bytes(path, shown)
     text = to_text(data, shown)
     if not text.strip():
