@@ -102,7 +102,6 @@ def test_a_bad_set_says_what_and_how(given: str, says: str, mend: str) -> None:
         ('volumes = { data = "/a" }\n[tool.route.buckets]\n"/a/b" = "s3://x"', 5, "overlaps"),
         ('volumes = { data = "/a", home = "/a/" }', 3, "is also"),
         ('stage = [{ from = "s3://x/y", to = "data" }]', 3, "not declared"),
-        ('volumes = { data = "/a" }\nstage = [\n{ from = "/q/x", to = "data" }]', 5, "no bucket"),
         ('kind = "bench"\n[tool.route.metrics]\nprimary = "tok_s_global"', 3, "metric of training"),
         ('kind = "validate"\npurpose = "cold-start"', 4, "no purpose"),
         ('purpose = "benchmark"\nmetrics = { discard_steps = 0 }', None, "step 0"),
@@ -142,6 +141,11 @@ def test_secrets_in_sight_are_warned_of_and_not_repeated() -> None:
     assert all(name in warned for name in ("env.HF_TOKEN", "env.X", "argument 1", "train.py:5", "lockstep"))
     assert "abcdefghij" not in warned
     assert "bbbb" not in warned
+
+
+def test_what_is_staged_from_a_path_is_warned_of() -> None:
+    write("train.py", 'volumes = { data = "/a" }\nstage = [\n{ from = "/q/x", to = "data" }]')
+    assert ["no bucket" in warning and "train.py:5" in warning for warning in read().warnings] == [True]
 
 
 def test_a_workload_made_in_python_is_held_to_the_same_rules() -> None:

@@ -100,9 +100,6 @@ def _states(w: Workload) -> Iterator[Problem]:
         if stage.to not in w.volumes:
             mend = f'write volumes = {{ {stage.to} = "/{stage.to}" }}'
             yield ("stage", index), f"stages into the volume {str(stage.to)!r}, which is not declared", mend
-        if stage.source.startswith("/") and not any(_below(stage.source, path) for path in w.buckets):
-            mend = 'write buckets = { "/datasets" = "s3://bucket/prefix" }, and from = "/datasets/..."'
-            yield ("stage", index), f"stages from {stage.source}, which lies in no bucket", mend
 
 
 def _paths(w: Workload) -> Iterator[Problem]:
@@ -189,6 +186,10 @@ def warnings(w: Workload) -> Iterator[Problem]:
             "purpose is cold-start and warmth is any",
             'write warmth = "cold", or the start may be warm',
         )
+    for index, stage in enumerate(w.stage):
+        if stage.source.startswith("/") and not any(_below(stage.source, path) for path in w.buckets):
+            what = f"stages from {stage.source}, which lies in no bucket"
+            yield ("stage", index), what, "so it must be on the machine already"
     if w.python == "current" and w.image:
         yield (
             ("python",),
