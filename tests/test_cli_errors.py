@@ -57,7 +57,7 @@ def test_a_script_without_the_verb(route: Route, folder: Path) -> None:
 def test_names_that_stand_for_nothing(route: Route, folder: Path) -> None:
     (folder / "work.py").write_text("pass\n")
     told(route("status", "zzzzzzzz"), 64, "zzzzzzzz")
-    told(route("status"), 64, "latest")
+    told(route("status"), 64, "no run yet")
     told(route("logs", "latest"), 64)
     told(route("rerun", "no/such/receipt.json"), 64, "no/such/receipt.json")
     told(route("receipt", "show", "no-such.json"), 64, "no-such.json")

@@ -49,11 +49,14 @@ def test_help_and_ps_import_no_plugin(folder: Path, args: list[str]) -> None:
     assert not {m for m in modules if m.startswith(bundled)}
 
 
-def test_ps_over_finished_runs_imports_no_plugin_either(route: Route, folder: Path) -> None:
+def test_ps_and_status_of_finished_runs_import_no_plugin_either(route: Route, folder: Path) -> None:
     assert route("run", "--", "true").returncode == 0
     modules = loaded(folder, "ps")
     assert not {m for m in modules if m.split(".")[0] in ("pluggy", "msgspec", "rich")}
     assert "sqlite3" in modules
+    modules = loaded(folder, "status")
+    assert not {m for m in modules if m.split(".")[0] in ("pluggy", "rich")}
+    assert not {m for m in modules if m.startswith("compute_router.backends")}
 
 
 def test_version_and_help(route: Route) -> None:

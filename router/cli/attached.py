@@ -12,7 +12,7 @@ from compute_router.cli.codes import exit_code, told
 from compute_router.cli.leaving import AskCancel, Leave, Leaving
 from compute_router.cli.logtext import LogText
 from compute_router.cli.output import problem
-from compute_router.cli.words import duration, size
+from compute_router.cli.words import size
 from compute_router.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -182,10 +182,13 @@ def ended(cli: Cli, run: RunFolder, receipt: dict[str, Any]) -> int:
 
 
 def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> list[tuple[str, str]]:
-    """The last lines: state and duration, hardware, storage, cache, the receipt's path."""
-    begun, over = status.get("started_us"), status.get("ended_us")
-    took = f" in {duration(over - begun)}" if begun and over else ""
-    text = told(status)
-    lines = [(str(status.get("state")), f"{text}{took}" if text != status.get("state") else took.strip())]
-    lines.append(("receipt", str(run.path / "receipt.json")))
-    return lines
+    """The last lines: state and duration, hardware, storage, cache, result, the receipt's path."""
+    from compute_router.receipt.summary import lines
+
+    told_of = dict(lines(receipt))
+    text, took = told(status), told_of.get("duration")
+    first = text.removeprefix(str(status.get("state")).replace("_", " ")).lstrip(": ")
+    found = [(str(status.get("state")), ", ".join(filter(None, [first, took and f"in {took}"])))]
+    wanted = ("hardware", "storage", "cache", "metric", "verdict")
+    found += [(label, told_of[label]) for label in wanted if told_of.get(label)]
+    return [*found, ("receipt", str(run.path / "receipt.json"))]

@@ -24,6 +24,7 @@ Found = tuple[bool, str, str]
 """Whether it is good, what was seen, and what mends it."""
 
 LEAST_FREE = 1_000_000_000
+_ELSEWHERE = "export ROUTE_HOME=/a/folder/of/your/own"
 
 
 @verb()
@@ -116,12 +117,14 @@ def _python() -> Found:
 
 def _home(cli: Cli) -> Found:
     home: Path = cli.router.store.home
-    home.mkdir(parents=True, exist_ok=True)
-    if not os.access(home, os.W_OK | os.X_OK):
-        return False, f"{home} cannot be written", "export ROUTE_HOME=/a/folder/of/your/own"
-    free = shutil.disk_usage(home).free
+    # Looked at only: the folder is made by the first run.
+    there = next(path for path in (home, *home.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return False, f"{home} cannot be written", _ELSEWHERE
+    free = shutil.disk_usage(there).free
     good = free > LEAST_FREE
-    return good, f"{home}, {size(free)} free", "" if good else "make room: route gc shows what may go"
+    seen = f"{home}, {size(free)} free"
+    return good, seen, "" if good else f"make room (route gc shows what may go), or {_ELSEWHERE}"
 
 
 def _store(cli: Cli) -> Found:

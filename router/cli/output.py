@@ -258,7 +258,7 @@ class Output:
 
 @contextlib.contextmanager
 def written() -> Iterator[None]:
-    """While writing to stdout: turn a full disk behind stdout into one line; a closed pipe is for `main` to deal with."""
+    """Around a write to stdout: a full disk becomes one line; a closed pipe is for `main` to deal with."""
     try:
         yield
     except BrokenPipeError:

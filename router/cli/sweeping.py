@@ -30,15 +30,17 @@ DAY = 86400
 @click.option(
     "--older-than", type=Waiting(), default="30d", metavar="TIME", help="Runs over for this long (30d)."
 )
+@click.option("--outputs", is_flag=True, help="Also the outputs and logs kept here of those runs.")
 @click.option(
     "--run", "named", multiple=True, type=RUN, metavar="ID", help="Remove this run with its receipt."
 )
 @click.pass_obj
-def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, named: tuple[str, ...]) -> int:
+def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, outputs: bool, named: tuple[str, ...]) -> int:
     """Show what may be removed; --delete removes it.
 
-    That is what collected runs still hold at the places they ran, and what unfinished writes left
-    behind. Records, outputs and receipts here stay; a run goes as a whole only if --run names it.
+    That is what old collected runs may still hold at the places they ran, and what unfinished
+    writes left behind; with --outputs also what they brought here. Records and receipts stay: a
+    run goes as a whole only if --run names it.
     """
     delete = delete and not dry_run
     store = cli.router.store
@@ -51,8 +53,9 @@ def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, named: tuple[str,
         for row in store.list(limit=None, state=list(ENDS)):
             before = int(now * 1e6) - older_than
             if older_than >= 0 and row.collected and (row.ended_us or row.created_us) < before:
-                entry = _place(cli, store.open(row.id), row, delete)
-                found += [entry] if entry else []
+                run = store.open(row.id)
+                found += filter(None, [_place(cli, run, row, delete)])
+                found += filter(None, [_brought(run, delete)] if outputs else [])
         if delete and store.home.is_dir():
             swept = store.sweep(before=now - DAY)
             if swept:
@@ -96,13 +99,28 @@ def _place(cli: Cli, run: RunFolder, row: Row, delete: bool) -> dict[str, Any] |
     """What one collected run holds at its place; None if that was freed before."""
     if not run.has("handle") or _cleaned(run):
         return None
-    what = f"what it holds at {row.backend}; it was over {age(row.ended_us)}"
+    what = f"what it may still hold at {row.backend}; it was over {age(row.ended_us)}"
     if delete:
         try:
             _clean(cli, run)
         except RouteError as e:
             cli.out.warn(f"{run.id}: {e.what}")
             return None
+    return {"run_id": run.id, "what": what, "removed": delete}
+
+
+def _brought(run: RunFolder, delete: bool) -> dict[str, Any] | None:
+    """The outputs and the log of one run, kept here."""
+    import shutil
+
+    files = [p for p in (run.path / "outputs").rglob("*") if p.is_file() and not p.is_symlink()]
+    files += [p for p in [run.path / "log"] if p.is_file()]
+    if not files:
+        return None
+    what = f"outputs and log kept here: {len(files)} files, {size(sum(map(_bytes, files)))}"
+    if delete:
+        shutil.rmtree(run.path / "outputs", ignore_errors=True)
+        (run.path / "log").unlink(missing_ok=True)
     return {"run_id": run.id, "what": what, "removed": delete}
 
 
