@@ -6,19 +6,21 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from compute_router.durable import fsync_folder, put_aside, read_file, write_beside, write_file
+from compute_router.durable import fsync_folder, held, put_aside, read_file, write_beside, write_file
 from compute_router.errors import Conflict, InputError, NewerStore, StoreError
 from compute_router.home import fault
 from compute_router.records import canonical, encode, plain
 from compute_router.rows import MOST_BYTES, row_of, seen
 
 if TYPE_CHECKING:
-    from compute_router.store import Store
+    from compute_router.chain import Chain
+    from compute_router.index import Index
 
 __all__ = ["NAMES", "RunFolder"]
 
@@ -33,10 +35,22 @@ T = TypeVar("T")
 Build = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
+class Keeper(Protocol):
+    """What a run's folder needs of the store that it is in."""
+
+    home: Path
+    runs: Path
+    index: Index
+
+    def writable(self) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def chained(self) -> AbstractContextManager[Chain]: ...
+
+
 class RunFolder:
     """One run of a store. Reading and writing may be repeated and done by several processes at once."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Keeper, run_id: str) -> None:
         self.store, self.id = store, run_id
         self.path: Path = store.runs / run_id
 
@@ -149,7 +163,7 @@ class RunFolder:
             aside = self._aside(name) or path
         except OSError:
             aside = path
-        self.store._notice(f"{path} was damaged ({why}); it is now {aside.name}")
+        self.store.notice(f"{path} was damaged ({why}); it is now {aside.name}")
         if name in _VITAL:
             raise self._unusable(name, aside)
 
@@ -180,7 +194,7 @@ class RunFolder:
         self.store.writable()
         fields = plain(value)
         try:
-            with self.store.locked_run(self.path):
+            with held(self.path):
                 if name == "receipt":
                     return self._put_receipt(fields, data)
                 if name == "status" and self._outlived(fields):
@@ -202,7 +216,7 @@ class RunFolder:
         """
         self.store.writable()
         try:
-            with self.store.locked_run(self.path):
+            with held(self.path):
                 there = self.read_json("receipt")
                 if there is not None and there.get("attempt") == attempt:
                     return there
@@ -293,7 +307,7 @@ class RunFolder:
             if values:
                 self.store.index.change(self.id, values)
         except StoreError as e:
-            self.store._notice(f"{e.what}; `route ps` may lag behind")
+            self.store.notice(f"{e.what}; `route ps` may lag behind")
 
 
 def _encoded(name: str, value: Any) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from compute_router import chain
-from compute_router.durable import PART, fsync_folder, held, write_file
+from compute_router.durable import PART, fsync_folder, write_file
 from compute_router.errors import Conflict, InputError, NotFound, StoreError
 from compute_router.home import default_home, fault, identity, prepare, restore_identity, runs_of
 from compute_router.index import Index, folders, list_runs
@@ -39,10 +39,11 @@ class Store:
         self.home = Path(os.path.abspath(home))
         self.runs = runs_of(self.home)
         self.problems: list[str] = []
-        self.index = Index(self.home, loads=msgspec.json.decode, notice=self._notice)
+        self.index = Index(self.home, loads=msgspec.json.decode, notice=self.notice)
         self._id: str | None = None
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """Add to `problems`, once."""
         if text not in self.problems:
             self.problems.append(text)
 
@@ -60,7 +61,7 @@ class Store:
             if (self.home / "store.json").exists() and identity(self.home) is None:
                 kept = chain.links(self.home)[0]
                 restore_identity(self.home, kept or secrets.token_hex(16))
-                self._notice(f"{self.home / 'store.json'} was damaged; it was put aside and made again")
+                self.notice(f"{self.home / 'store.json'} was damaged; it was put aside and made again")
         except OSError as e:
             raise fault(e, self.home / "store.json", self.home) from e
 
@@ -299,7 +300,3 @@ class Store:
             elif found is not None and found != want:
                 said.append(f"receipt {seq} of run {found.run_id} is not the one the chain names")
         return said
-
-    def locked_run(self, path: Path) -> contextlib.AbstractContextManager[int]:
-        """The lock of one run's folder: one writer at a time."""
-        return held(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -66,12 +67,17 @@ ABSENT: tuple[Absent, ...] = (
 )
 
 
+@functools.cache
+def _paths(rule: int) -> tuple[str, ...]:
+    patterns = ABSENT[rule].fields
+    return tuple(f.path for f in TABLE if any(fnmatchcase(f.path, p) for p in patterns))
+
+
 def absent(traits: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
     """For every field that does not apply: the sentence, and whether a declared value wins over it."""
     found: dict[str, tuple[str, bool]] = {}
-    for rule in ABSENT:
+    for number, rule in enumerate(ABSENT):
         if all(traits.get(name) in values for name, values in rule.where.items()):
-            for field in TABLE:
-                if field.path not in found and any(fnmatchcase(field.path, p) for p in rule.fields):
-                    found[field.path] = (rule.sentence, rule.declared_wins)
+            for path in _paths(number):
+                found.setdefault(path, (rule.sentence, rule.declared_wins))
     return found
