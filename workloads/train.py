@@ -11,6 +11,20 @@ from compute_router.workload import Check, Field, Kind, OnInterrupt, Purpose, Wo
 
 __all__ = ["Train", "route_kinds"]
 
+_PARALLEL = (("dp", "data"), ("tp", "tensor"), ("pp", "pipeline"), ("cp", "context"), ("ep", "expert"))
+_COUNTS = (
+    "tokens_per_step",
+    "seq_len",
+    "global_batch",
+    "micro_batch",
+    "grad_accum",
+    "dp",
+    "tp",
+    "pp",
+    "cp",
+    "ep",
+)
+
 
 class Train(Kind):
     """Training succeeded if it ended well, its steps count and its losses stayed finite."""
@@ -34,9 +48,11 @@ class Train(Kind):
         Field(name="micro_batch", type="integer", about="sequences of one rank in one pass"),
         Field(name="grad_accum", type="integer", about="passes in one step"),
         Field(name="dtype", about="numbers it computes in, e.g. bf16"),
+        Field(name="fp8_recipe", about="how fp8 is scaled, where it is used"),
         Field(name="seed", type="integer", about="seed of this run; replicas differ in it"),
         Field(name="deterministic", type="boolean", about="whether equal seeds give equal bytes"),
         Field(name="mode", about="single, ddp, fsdp2, tensor_parallel, ..."),
+        *(Field(name=name, type="integer", about=f"ranks of {what} parallelism") for name, what in _PARALLEL),
         Field(name="compile", about="eager, regional, whole_graph, xla_step, aot or mixed"),
         Field(name="kernel", about="the kernel asked for, e.g. fa4; the receipt says which one ran"),
     )
@@ -56,7 +72,7 @@ class Train(Kind):
             found.append(f"fields: global_batch {batch} x seq_len {length} is not tokens_per_step {tokens}")
         found += [
             f"fields.{name} must be more than 0"
-            for name in ("tokens_per_step", "seq_len", "global_batch", "micro_batch", "grad_accum")
+            for name in _COUNTS
             if isinstance(size := workload.fields.get(name), int) and size <= 0
         ]
         return found
