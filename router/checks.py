@@ -78,7 +78,7 @@ def exit_zero(measured: Any) -> Check:
     """The work ended by itself with exit code 0."""
     name = "exit_zero"
     signal, _ = look(measured, "outcome", "signal")
-    if signal is not None:
+    if signal is not None and signal != NOT_APPLICABLE:
         return Check(name=name, ok=False, why=f"ended by signal {signal}")
     code, why = look(measured, "outcome", "exit_code")
     if isinstance(code, int) and not isinstance(code, bool):

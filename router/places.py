@@ -16,6 +16,7 @@ from compute_router.backend import Backend, Health, NoOffer
 from compute_router.gather import gather, healths
 from compute_router.planning import Plan
 from compute_router.policy import History, Limits
+from compute_router.reading import verify
 from compute_router.starting import guarded
 from compute_router.workload import Workload
 
@@ -86,14 +87,14 @@ class Places:
         """Gather offers and decide. Writes nothing, starts nothing; may be repeated.
 
         With `limits.pin` the policy is `pinned` unless one is named. A refusal is an outcome of
-        the decision. Raises `NotFound` for a policy, backend or kind there is none of.
+        the decision. Raises `NotFound` for a policy, backend or kind there is none
+        of, `WorkloadError` for a workload made in Python that cannot be.
         """
         limits = limits or Limits()
         for name in filter(None, [limits.pin, *workload.backend]):
             if name not in self.registry.backends():
                 raise self._none_such("backend", name, self.registry.backends())
-        if workload.kind not in self.registry.kinds():
-            raise self._none_such("kind", workload.kind, self.registry.kinds())
+        verify(workload, self.registry.kinds())
         name = policy or ("pinned" if limits.pin else self.config.policy or "auto")
         chooser = self.registry.policies().get(name)
         if chooser is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -360,8 +361,10 @@ class Router:
 def _snapshot(workload: Workload) -> Snapshot:
     from compute_router.snapshot import take
 
-    named = [workload.entry.script] if workload.entry.script else list(workload.entry.argv)
-    return take(Path(workload.entry.root), only=[Path(name) for name in named])
+    entry = workload.entry
+    # A script is named below the root, the words of a command from where it starts.
+    named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
+    return take(Path(entry.root), only=[Path(name) for name in named])
 
 
 def load(

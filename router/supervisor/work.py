@@ -162,6 +162,7 @@ def become(
             os._exit(126)
         try:
             folder = os.path.join(attempt.run.work, spec.get("cwd") or ".")
+            os.makedirs(folder, 0o700, exist_ok=True)  # nothing of it may have shipped
             os.chdir(folder)
             program = found(argv[0], env.get("PATH") or os.defpath)
             os.umask(0o022)
