@@ -108,7 +108,7 @@ class Snapshot:
             while piece := source.read(CHUNK):
                 seen.update(piece)
                 if held is not None:
-                    yield *held, False
+                    yield held[0], held[1], False
                     held = None
                 if at + len(piece) > offset:
                     cut = max(0, offset - at)
@@ -118,7 +118,8 @@ class Snapshot:
                     break
             if at != size or seen.hexdigest() != sha256:
                 raise self._changed(path)
-            yield *(held or (at, b"")), True
+            place, piece = held or (at, b"")
+            yield place, piece, True
 
     def _changed(self, path: str) -> InputError:
         return InputError(

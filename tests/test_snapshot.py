@@ -17,6 +17,7 @@ import pytest
 
 from compute_router import snapshot as module
 from compute_router.errors import InputError
+from compute_router.records import canonical
 from compute_router.snapshot import FileEntry, LinkEntry, Snapshot, take
 
 
@@ -452,7 +453,7 @@ def test_a_file_that_changed_is_never_sent_whole(root: Path, change: str) -> Non
         if change == "fifo":
             os.mkfifo(path)
     [entry] = taken.files
-    sent = []
+    sent: list[tuple[int, bytes, bool]] = []
     with pytest.raises(InputError, match=r"^f (changed|cannot be read any more)"):
         sent.extend(taken.chunks(entry.sha256))
     assert not any(last for _, _, last in sent)
@@ -465,4 +466,4 @@ def test_facts_are_plain_and_bounded(repo: Path) -> None:
     assert len(facts["skipped"]) == 200
     assert facts["skipped_count"] == 300
     assert facts["git"]["branch"] == "trunk"
-    module.digest(facts)  # canonical JSON takes it as it is
+    canonical(facts)  # canonical JSON takes it as it is

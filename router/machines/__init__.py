@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from compute_router.machines.contract import Machine, MachineBackend, Stream
+from compute_router.machines.contract import Interpreter, Machine, MachineBackend, Stream
 
-__all__ = ["Machine", "MachineBackend", "Stream"]
+__all__ = ["Interpreter", "Machine", "MachineBackend", "Stream"]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from compute_router.backend import Backend, Offer
+from compute_router.backend import Backend, Handle, Offer, Status, Submission
+from compute_router.errors import Rejected
+from compute_router.records import Record
+from compute_router.workload import Workload
 
-__all__ = ["Machine", "MachineBackend", "Stream"]
+if TYPE_CHECKING:
+    from compute_router.machines.running import Running
+
+__all__ = ["Interpreter", "Machine", "MachineBackend", "Stream"]
 
 
 @runtime_checkable
@@ -22,6 +30,7 @@ class Stream(Protocol):
     def read(self, limit: int) -> bytes:
         """At least one byte and at most `limit`; `b""` at the end of the command's output.
         Waits while the other side keeps silent (a deadline is the caller's, through `close`)."""
+        ...  # noqa: PIE790 - without it a checker takes the docstring for a body that returns None
 
     def write(self, data: bytes) -> None:
         """Hand over all of `data`; returns when it was taken, not when it was read."""
@@ -38,9 +47,14 @@ class Stream(Protocol):
 
 
 class Machine(ABC):
-    """One computer we can open a command on."""
+    """One computer we can open a command on.
+
+    `name` stands in messages and handles; `root` is the folder on the machine that everything is
+    kept below: absolute, or `~/...` below the home folder there, on a disk of the machine itself.
+    """
 
     name: str
+    root: str = "~/.route"
 
     @abstractmethod
     def open(self, argv: Sequence[str], *, deadline: float) -> Stream:
@@ -56,12 +70,76 @@ class Machine(ABC):
         """Let go of connections; work that was started goes on. May be repeated."""
 
 
-# The rest of a MachineBackend (submit, find, status, logs, fetch, cancel, cleanup) is made once,
-# above `Machine.open`, in `running.py`; a backend gives its offers and its machines.
+class Interpreter(Record, frozen=True, kw_only=True):
+    """The Python of the work: how it is started on the machine, and what is known of what it holds.
+
+    `stack` names the versions that compiled code depends on (`torch`, `triton`, `jax`, `python`),
+    or the digest of the `lock` or `image` that fixes them all.
+    """
+
+    python: str
+    stack: dict[str, str] = {}
+
+
 class MachineBackend(Backend):
-    """A backend whose places are machines. Subclasses give `health`, `offers` and `machines`."""
+    """A backend whose places are machines.
+
+    Subclasses give `health`, `offers`, `places` and `machines`; the rest is made once, above
+    `Machine.open`, in `running.py`.
+    """
+
+    @abstractmethod
+    def places(self) -> Sequence[Machine]:
+        """Every machine of this backend: `find` asks them, and handles name one of them. No I/O."""
 
     @abstractmethod
     def machines(self, offer: Offer) -> Sequence[Machine]:
         """The machines behind `offer`, in rank order; more than one = all are prepared, then all
-        committed, or none."""
+        committed, or none. No I/O."""
+
+    def interpreter(self, workload: Workload) -> Interpreter:
+        """The Python that `workload` runs under. May build it; raises `PreflightFailed` or `Rejected`.
+
+        This default knows nothing of the machine but that `python3` is there.
+        """
+        if workload.dependencies and workload.python is None:
+            raise Rejected(
+                f"{self.name} cannot build an environment for the dependencies listed",
+                mend='set python = "/path/on/the/machine", or python = "current" for its python3',
+            )
+        python = workload.python if workload.python not in (None, "current") else "python3"
+        return Interpreter(python=python or "python3")
+
+    def leases(self, offer: Offer) -> Sequence[str]:
+        """Named leases a run on `offer` holds while it is there, besides those of its devices."""
+        return ()
+
+    @functools.cached_property
+    def _running(self) -> Running:
+        from compute_router.machines.running import Running
+
+        return Running(cast("Any", self))  # two names of one module, as type checkers see the source roots
+
+    def submit(self, submission: Submission) -> Handle:
+        return self._running.submit(submission)
+
+    def find(self, key: str) -> Handle | None:
+        return self._running.find(key)
+
+    def status(self, handle: Handle) -> Status:
+        return self._running.status(handle)
+
+    def logs(self, handle: Handle, offset: int = 0, follow: bool = False) -> Iterator[bytes]:
+        return self._running.logs(handle, offset, follow)
+
+    def attached(self, handle: Handle, offset: int = 0) -> Iterator[bytes | Status]:
+        return self._running.attached(handle, offset)
+
+    def fetch(self, handle: Handle, into: Path) -> Sequence[Path]:
+        return self._running.fetch(handle, into)
+
+    def cancel(self, handle: Handle) -> None:
+        self._running.cancel(handle)
+
+    def cleanup(self, handle: Handle) -> None:
+        self._running.cleanup(handle)

@@ -1,0 +1,329 @@
+"""Bring back what a run left behind: by manifest, by offset, verified, and never outside one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from compute_router.errors import Broken, Rejected, StoreError, Unavailable
+from compute_router.machines.session import Session, Sessions
+from compute_router.records import Record
+
+__all__ = ["Brought", "fetch", "wanted"]
+
+PARTS = ".parts"
+"""Where half-brought files stand until they are whole, named by digest."""
+MOST_FILES = 200_000
+FILES = 4000
+"""Files in one request, so that its line stays within what the protocol allows."""
+TRIES = 5
+"""Broken connections in a row, without a byte brought between them, after which it is given up."""
+CHUNK = 1 << 18
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Brought(Record, frozen=True, kw_only=True):
+    """One file of a manifest: its path there, where it goes below `into`, its size in bytes, its digest."""
+
+    path: str
+    to: str
+    bytes: int
+    sha256: str
+
+
+class _Named(msgspec.Struct):
+    """An entry of a manifest, of which more may be told than is read here."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def wanted(manifest: Mapping[str, Any]) -> list[Brought]:
+    """The files of a reply to `manifest`, with the measured block where it stands apart.
+
+    What the work left below its own folder (`work/results/a`) goes to `outputs/results/a`, unless
+    something of that name stands in its outputs: then to `outputs/work/results/a`. Raises
+    `Rejected` for anything that is no plain path below a folder: then nothing at all is written.
+    """
+    listed = manifest.get("files")
+    if not isinstance(listed, list) or len(listed) > MOST_FILES:
+        raise Rejected("the machine's manifest is no list of files", mend="update compute-router")
+    if "measured_sha256" in manifest:
+        size, sha256 = manifest.get("measured_bytes"), manifest["measured_sha256"]
+        listed = [*listed, {"path": "measured.json", "bytes": size, "sha256": sha256}]
+    found: dict[str, _Named] = {}
+    for item in listed:
+        try:
+            named = msgspec.convert(item, _Named)
+        except msgspec.ValidationError as e:
+            raise Rejected(f"the machine's manifest cannot be read: {e}", mend="update compute-router") from e
+        path = named.path
+        if named.bytes < 0 or not _DIGEST.fullmatch(named.sha256) or not _plain(path):
+            raise _never(path)
+        if found.setdefault(path, named).sha256 != named.sha256:
+            raise _never(path)
+    files = {path for path in found if not path.startswith("work/")}
+    above = {folder for path in files for folder in _folders(path)}
+    placed: dict[str, Brought] = {}
+    for path, named in found.items():
+        to, rest = path, path.removeprefix("work/")
+        if rest != path:
+            to = f"outputs/{rest}"
+            while to in files or to in above or any(folder in files for folder in _folders(to)):
+                rest = f"work/{rest}"
+                to = f"outputs/{rest}"
+            if len(to) > 4000:
+                raise _never(path)
+        placed[to] = Brought(path=path, to=to, bytes=named.bytes, sha256=named.sha256)
+    folders = {folder for to in placed for folder in _folders(to)}
+    if both := folders & placed.keys():
+        raise _never(min(both))
+    return list(placed.values())
+
+
+def _never(path: str) -> Rejected:
+    return Rejected(
+        f"the machine's manifest names {path[:200]!r}, which is never written",
+        mend="do not trust that machine",
+    )
+
+
+def _plain(path: str) -> bool:
+    parts = path.split("/")
+    if "\0" in path or parts[0] == PARTS or any(part in ("", ".", "..") for part in parts):
+        return False
+    try:
+        return len(path.encode()) <= 4000 and all(len(part.encode()) <= 255 for part in parts)
+    except UnicodeEncodeError:
+        return False
+
+
+def _folders(path: str) -> Iterator[str]:
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+def fetch(sessions: Sessions, run_id: str, into: Path) -> Sequence[Path]:
+    """Bring the files of a final run into the folder `into`, which is made if need be.
+
+    Returns their paths, sorted. Whole files are renamed into place once their digest is right, so
+    nothing partial ever has a final name; what was half brought is gone on with, and what is
+    there already is not brought again. No link is followed below `into`. Raises `Unavailable`
+    when the machine cannot be reached or a file there no longer is what the manifest says,
+    `Rejected` for a manifest that no honest machine writes, `StoreError` when it cannot be written.
+    """
+    files = wanted(sessions.ask("manifest", run_id=run_id, deadline=120.0).head)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        base = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise _unwritten(into, e) from e
+    try:
+        _Fetch(sessions, run_id, base, files).run()
+    except OSError as e:
+        raise _unwritten(into, e) from e
+    finally:
+        os.close(base)
+    return sorted(into / item.to for item in files)
+
+
+def _unwritten(into: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{error.filename or into} cannot be written: {error.strerror}",
+        mend="free space, or make it writable",
+    )
+
+
+class _Fetch:
+    """One fetch: which files are still to be brought, and the folder they go to as a descriptor."""
+
+    def __init__(self, sessions: Sessions, run_id: str, base: int, files: list[Brought]) -> None:
+        self.sessions, self.run_id, self.base, self.files = sessions, run_id, base, files
+        self.parts = _folder(base, PARTS)
+
+    def run(self) -> None:
+        try:
+            left = {item.path: item for item in self.files if not self._there(item)}
+            self._room(left.values())
+            failures = 0
+            twice: set[str] = set()
+            while left:
+                before = len(left), self._size(left.values())
+                cause: Exception | None = None
+                try:
+                    with self.sessions.use(fresh=failures > 0) as session:
+                        for start in range(0, len(left), FILES):
+                            self._ask(session, list(left.values())[start : start + FILES])
+                except (Broken, Unavailable) as e:
+                    cause = e
+                for item in list(left.values()):
+                    if self._finish(item):
+                        del left[item.path]
+                    elif cause is None:
+                        if item.path in twice:
+                            raise Unavailable(
+                                f"{item.path} cannot be read there as its manifest says",
+                                mend="route collect tries again",
+                            )
+                        twice.add(item.path)
+                if cause is not None:
+                    failures = 0 if (len(left), self._size(left.values())) != before else failures + 1
+                    if failures >= TRIES:
+                        raise Unavailable(
+                            f"the connection broke while files were brought back: {cause}",
+                            mend="route collect goes on where it stopped",
+                        ) from cause
+                    time.sleep(min(5.0, 0.1 * 2**failures) if failures else 0.0)
+            with contextlib.suppress(OSError):
+                os.rmdir(PARTS, dir_fd=self.base)
+        finally:
+            os.close(self.parts)
+
+    def _size(self, items: Any) -> int:
+        return sum(self._have(item) for item in items)
+
+    def _have(self, item: Brought) -> int:
+        """Bytes of `item` that were brought before."""
+        try:
+            found = os.stat(_part(item), dir_fd=self.parts, follow_symlinks=False)
+        except FileNotFoundError:
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+    def _room(self, items: Any) -> None:
+        needed = sum(item.bytes - min(item.bytes, self._have(item)) for item in items)
+        space = os.fstatvfs(self.base)
+        if needed > space.f_bavail * space.f_frsize:
+            raise StoreError(
+                f"the outputs need {needed >> 20:,} MiB more than are free here",
+                mend="free space, or use another ROUTE_HOME",
+            )
+
+    def _there(self, item: Brought) -> bool:
+        """Whether the whole file stands under its final name already."""
+        try:
+            with self._parent(item.to, make=False) as (folder, name):
+                handle = os.open(
+                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+                )
+        except OSError:
+            return False
+        with open(handle, "rb") as file:
+            found = os.fstat(handle)
+            return (
+                stat.S_ISREG(found.st_mode) and found.st_size == item.bytes and _digest(file) == item.sha256
+            )
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool) -> Iterator[tuple[int, str]]:
+        """The folder of `path`, opened step by step without following a link, and the last name."""
+        *above, name = path.split("/")
+        folder = os.dup(self.base)
+        try:
+            for part in above:
+                below = _folder(folder, part) if make else os.open(part, _WALK, dir_fd=folder)
+                os.close(folder)
+                folder = below
+            yield folder, name
+        finally:
+            os.close(folder)
+
+    def _ask(self, session: Session, items: list[Brought]) -> None:
+        """Bring `items` into their parts, each from where it stopped."""
+        by_path: dict[str, tuple[Brought, int]] = {}
+        for item in items:
+            have = self._have(item)
+            if have < item.bytes:
+                by_path[item.path] = (item, have)
+            elif have == 0:  # an empty file needs no byte from there
+                os.close(os.open(_part(item), _NEW, 0o600, dir_fd=self.parts))
+        if not by_path:
+            return
+        session.send("fetch", run_id=self.run_id, files=[[path, at] for path, (_, at) in by_path.items()])
+        handle, current = -1, ""
+        try:
+            while True:
+                frame = session.frame()
+                head = frame.head
+                if head.get("re") != "fetch" or head.get("ok") is False:
+                    session.close()
+                    raise Broken(f"no answer to fetch: {str(head)[:200]}")
+                if head.get("end"):
+                    session.answered()
+                    return
+                path = head.get("path")
+                if not isinstance(path, str) or path not in by_path:
+                    session.close()
+                    raise Broken(f"a file came that was not asked for: {path!r:.200}")
+                if "error" in head:
+                    del by_path[path]
+                    continue
+                item, at = by_path[path]
+                if head.get("offset") != at or at + len(frame.body) > item.bytes:
+                    session.close()
+                    raise Broken(f"{path!r:.200} came from another place than was asked for")
+                if path != current:
+                    if handle >= 0:
+                        os.close(handle)
+                    handle, current = os.open(_part(item), _NEW, 0o600, dir_fd=self.parts), path
+                _write(handle, frame.body, at)
+                by_path[path] = (item, at + len(frame.body))
+        finally:
+            if handle >= 0:
+                os.close(handle)
+
+    def _finish(self, item: Brought) -> bool:
+        """Put a whole part under its final name. A whole part of other bytes is thrown away."""
+        try:
+            handle = os.open(_part(item), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parts)
+        except FileNotFoundError:
+            return False
+        with open(handle, "rb") as file:
+            if os.fstat(handle).st_size < item.bytes:
+                return False
+            if _digest(file) != item.sha256:
+                os.unlink(_part(item), dir_fd=self.parts)
+                return False
+            os.fsync(handle)
+        with self._parent(item.to, make=True) as (folder, name):
+            os.replace(_part(item), name, src_dir_fd=self.parts, dst_dir_fd=folder)
+        return True
+
+
+_WALK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _folder(above: int, name: str) -> int:
+    """The folder `name` in `above`, made if it is not there; `NotADirectoryError` or ELOOP for a link."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=above)
+    return os.open(name, _WALK, dir_fd=above)
+
+
+def _part(item: Brought) -> str:
+    # By path too: two files of equal content are brought and renamed each for itself.
+    return f"{item.sha256[:32]}-{hashlib.sha256(item.path.encode()).hexdigest()[:16]}"
+
+
+def _write(handle: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(handle, view, at)
+        view, at = view[done:], at + done
+
+
+def _digest(file: Any) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

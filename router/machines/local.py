@@ -1,0 +1,127 @@
+"""This very computer as a Machine: a command's two ends are one socket pair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from compute_router.errors import Broken, Unavailable
+from compute_router.machines.contract import Machine
+
+__all__ = ["LocalMachine"]
+
+_LEFT: list[subprocess.Popen[bytes]] = []
+"""Commands whose streams were let go of; they end by themselves and are reaped when the next one opens."""
+_LOCK = threading.Lock()
+
+
+class LocalMachine(Machine):
+    """This computer. `python3` stands for the interpreter that runs the client.
+
+    What is opened runs in a session of its own, so that a Ctrl-C in the terminal does not reach it.
+    """
+
+    def __init__(self, root: Path, *, name: str = "this machine") -> None:
+        self.name = name
+        self.root = str(root)
+
+    def open(self, argv: Sequence[str], *, deadline: float) -> LocalStream:
+        program = [sys.executable if argv[0] == "python3" else argv[0], *argv[1:]]
+        environ = {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}
+        with _LOCK:
+            _LEFT[:] = [process for process in _LEFT if process.poll() is None]
+        ours, theirs = socket.socketpair()
+        complaints = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the stream
+        try:
+            process = subprocess.Popen(
+                program,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=complaints.fileno(),
+                cwd="/",
+                env=environ,
+                start_new_session=True,
+            )
+        except OSError as e:
+            ours.close()
+            complaints.close()
+            raise Unavailable(
+                f"{program[0]} cannot be started: {e.strerror}", mend="route doctor tells what is missing"
+            ) from e
+        finally:
+            theirs.close()
+        return LocalStream(process, ours, complaints.fileno(), keep=complaints)
+
+    def close(self) -> None:
+        """Nothing to let go of: each stream stands for itself."""
+
+
+class LocalStream:
+    """The two ends of one command here; see `Stream`. A socket, because a shutdown from another thread
+    ends a read that waits, which closing a pipe does not."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int, *, keep: object
+    ) -> None:
+        self._process = process
+        self._socket = ours
+        self._complaints = complaints
+        self._keep = keep
+        self._closed = False
+        self._silent = True
+
+    def read(self, limit: int) -> bytes:
+        try:
+            data = self._socket.recv(limit)
+        except OSError as e:
+            raise Broken(f"reading: {e.strerror}") from e
+        if self._closed:
+            raise Broken("the stream was closed")
+        if not data and (why := self._why()):
+            raise Broken(why)
+        self._silent = False
+        return data
+
+    def _why(self) -> str:
+        """Why the command ended, if it was without a word or with complaints: the last line of those."""
+        status = self.exit_status(1.0)
+        text = b""
+        with contextlib.suppress(OSError):
+            text = os.pread(self._complaints, 4096, max(0, os.fstat(self._complaints).st_size - 4096))
+        lines = text.decode("utf-8", "replace").strip().splitlines()
+        if not lines and not self._silent:
+            return ""
+        return f"it ended with status {status}" + (f": {lines[-1][:300]}" if lines else "")
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as e:
+            raise Broken(f"writing: {e.strerror}") from e
+
+    def close_write(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def exit_status(self, timeout: float) -> int | None:
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        # Only shut down: the number of a descriptor that another thread still reads must not be
+        # given away. It is closed with the object.
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with _LOCK:
+            if self._process not in _LEFT and self._process.poll() is None:
+                _LEFT.append(self._process)

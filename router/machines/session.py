@@ -1,0 +1,341 @@
+"""One conversation with the supervisor on a machine: open it, ask, read the answers, all with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from compute_router.errors import (
+    Broken,
+    Conflict,
+    HandleLost,
+    PreflightFailed,
+    Rejected,
+    RouteError,
+    SubmitUnknown,
+    Unavailable,
+)
+from compute_router.machines.contract import Machine
+from compute_router.machines.framing import Decoder, Frame, Greeting, encode
+
+__all__ = ["Session", "Sessions", "refusal"]
+
+PIECE = 1 << 18
+UNSEEN = 1 << 15
+"""Bytes that any transport takes without waiting for the other side to read."""
+
+
+@functools.cache
+def _supervisor() -> tuple[str, str, bytes]:
+    """BOOT, the digest of the bundle, and the bundle."""
+    from compute_router.supervisor.boot import BOOT, bundle
+
+    return BOOT, *bundle()
+
+
+class Session:
+    """Asks one supervisor. Used by one thread at a time; `close` may be called from any.
+
+    Opening raises `Unavailable` (nothing can have run) or `Rejected` (this machine will never do).
+    Everything else raises `Broken` once the stream is gone or was silent for its deadline: a
+    request may then have been carried out.
+    """
+
+    patience = 20.0
+    """Seconds without a single byte from the other side after which the stream counts as broken."""
+    opening = 20.0
+    """Seconds the opening of a machine may take."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.broken = False
+        self.used = 0
+        self._heard: queue.Queue[bytes | Broken | None] = queue.Queue(maxsize=64)
+        self._decoder = Decoder()
+        self._unseen = 0
+        self._expected = 0
+        self._pid = os.getpid()
+        boot, digest, bundle = _supervisor()
+        end = time.monotonic() + self.opening
+        try:
+            self._stream = machine.open(("python3", "-I", "-S", "-c", boot), deadline=self.opening)
+        except Broken as e:
+            raise self._unreached(e) from e
+        threading.Thread(target=self._listen, name=f"listen {machine.name}", daemon=True).start()
+        try:
+            self.hello = self._greet(digest, bundle, end)
+        except Broken as e:
+            self.close()
+            raise self._unreached(e) from e
+        except BaseException:
+            self.close()
+            raise
+
+    def _unreached(self, cause: Broken) -> Unavailable:
+        return Unavailable(
+            f"the supervisor on {self.machine.name} did not answer: {cause}",
+            mend="route doctor tells what is missing there",
+        )
+
+    def _greet(self, digest: str, bundle: bytes, end: float) -> dict[str, Any]:
+        nonce = os.urandom(16).hex()
+        hello = {"route": 1, "nonce": nonce, "root": self.machine.root, "digest": digest}
+        self.write(json.dumps(hello).encode() + b"\n")
+        greeting = Greeting(nonce)
+        text = self._answer(greeting, end)
+        if text == "want":
+            self.write(json.dumps({"size": len(bundle)}).encode() + b"\n" + bundle)
+            text = self._answer(greeting, end)
+        try:
+            answer = json.loads(text)
+            if not answer["ok"]:
+                raise refusal(self.machine.name, "hello", answer["error"])
+        except (ValueError, TypeError, KeyError) as e:
+            raise Broken(f"its greeting cannot be read: {text[:80]!r}") from e
+        self._decoder.feed(greeting.rest)
+        return dict(answer)
+
+    def _answer(self, greeting: Greeting, end: float) -> str:
+        text = greeting.feed(b"")
+        while text is None:
+            try:
+                data = self._hear(max(0.0, end - time.monotonic()))
+            except Broken as e:
+                banner = greeting.banner.decode("utf-8", "replace").strip()
+                raise Broken(f"{e} (it said {banner[:200]!r})" if banner else str(e)) from e
+            text = greeting.feed(data)
+        return text
+
+    # Bytes
+
+    def _listen(self) -> None:
+        last: bytes | Broken | None = None
+        while not self.broken:
+            try:
+                last = self._stream.read(1 << 16) or None
+            except Broken as e:
+                last = e
+            # A queue that stays full means that whoever asked is gone or slow: hold the other side up.
+            while not self.broken:
+                with contextlib.suppress(queue.Full):
+                    self._heard.put(last, timeout=0.5)
+                    break
+            if not isinstance(last, bytes):
+                return
+
+    def _hear(self, deadline: float) -> bytes:
+        if self.broken and self._heard.empty():
+            raise Broken(f"the connection to {self.machine.name} is closed")
+        try:
+            heard = self._heard.get(timeout=deadline)
+        except queue.Empty:
+            self.close()
+            raise Broken(f"{self.machine.name} was silent for {deadline:.0f} s") from None
+        if isinstance(heard, bytes):
+            self._unseen = 0
+            return heard
+        self.close()
+        raise heard or Broken(f"{self.machine.name} closed the connection")
+
+    def write(self, data: bytes, *, expect: Sequence[str] = (), deadline: float | None = None) -> None:
+        """Hand over `data`, whose requests will be answered by `expect`; each piece within `deadline`
+        seconds. Raises `Broken`."""
+        self._expected += len(expect)
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE] if len(data) > PIECE else data
+            self._unseen += len(piece)
+            if self._unseen <= UNSEEN:
+                self._hand_over(piece)
+                continue
+            guard = threading.Timer(deadline or self.patience, self._stream.close)
+            guard.daemon = True
+            guard.start()
+            try:
+                self._hand_over(piece)
+            finally:
+                guard.cancel()
+
+    def _hand_over(self, piece: bytes) -> None:
+        if self.broken:
+            raise Broken(f"the connection to {self.machine.name} is closed")
+        try:
+            self._stream.write(piece)
+        except Broken:
+            self.close()
+            raise
+
+    # Frames
+
+    def send(self, op: str, body: bytes = b"", **fields: Any) -> None:
+        """Send one request without waiting for its answer."""
+        self.write(encode({"op": op, **fields}, body), expect=(op,))
+
+    def frame(self, *, deadline: float | None = None) -> Frame:
+        """The next frame. `deadline` counts from the last byte that came."""
+        while True:
+            try:
+                frame = self._decoder.next()
+            except Broken:
+                self.close()
+                raise
+            if frame is not None:
+                return frame
+            self._decoder.feed(self._hear(self.patience if deadline is None else deadline))
+
+    def reply(self, op: str, *, deadline: float | None = None) -> Frame:
+        """The answer to the request `op` that was sent. Raises what its error stands for."""
+        frame = self.frame(deadline=deadline)
+        if frame.head.get("re") != op:
+            self.close()
+            raise Broken(f"{self.machine.name} answered {frame.head.get('re')!r} to {op!r}")
+        self.answered()
+        if frame.head.get("ok") is False:
+            raise refusal(self.machine.name, op, frame.head.get("error"))
+        return frame
+
+    def follow(self, *, deadline: float | None = None) -> Frame:
+        """The next frame of a `follow` that was sent. Raises what its error stands for."""
+        frame = self.frame(deadline=deadline)
+        if frame.head.get("re") != "follow":
+            self.close()
+            raise Broken(f"{self.machine.name} answered {frame.head.get('re')!r} to 'follow'")
+        if frame.head.get("ok") is False:
+            self.answered()
+            raise refusal(self.machine.name, "follow", frame.head.get("error"))
+        return frame
+
+    def answered(self) -> None:
+        """One request has had its answer. `reply` says so by itself."""
+        self._expected -= 1
+
+    def ask(self, op: str, body: bytes = b"", *, deadline: float | None = None, **fields: Any) -> Frame:
+        """Send one request and return its answer."""
+        self.send(op, body, **fields)
+        return self.reply(op, deadline=deadline)
+
+    def close(self) -> None:
+        """Let go of it. What was started goes on. May be repeated, from any thread."""
+        self.broken = True
+        self._stream.close()
+        with contextlib.suppress(queue.Full):
+            self._heard.put_nowait(None)  # wakes whoever waits for an answer
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent: open, ours, and nothing unread on it."""
+        whole = self._expected == 0 and not self._decoder.inside
+        return whole and not self.broken and self._pid == os.getpid()
+
+
+class Sessions:
+    """The sessions with one machine in this process: an idle one is used again, by one thread at a time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._idle: list[Session] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def use(self, *, fresh: bool = False) -> Iterator[Session]:
+        """A session for the length of the block; kept for the next one if it is still usable."""
+        session = None if fresh else self._take()
+        session = session or Session(self.machine)
+        session.used += 1
+        try:
+            yield session
+        except RouteError:
+            self._keep(session)
+            raise
+        except BaseException:
+            session.close()
+            raise
+        self._keep(session)
+
+    def _take(self) -> Session | None:
+        with self._lock:
+            while self._idle:
+                session = self._idle.pop()
+                if session.usable:
+                    return session
+                self._drop(session)
+        return None
+
+    def _keep(self, session: Session) -> None:
+        with self._lock:
+            if session.usable and len(self._idle) < 2:
+                self._idle.append(session)
+                return
+        self._drop(session)
+
+    def _drop(self, session: Session) -> None:
+        # In a forked child the stream is the parent's: closing it there would end it here.
+        if session._pid == os.getpid():
+            session.close()
+
+    def ask(self, op: str, body: bytes = b"", **fields: Any) -> Frame:
+        """Ask something that may be asked twice. Raises `Unavailable` when no answer can be had."""
+        for _ in range(2):
+            again = False
+            try:
+                with self.use() as session:
+                    again = session.used > 1  # an idle stream may have died unseen
+                    return session.ask(op, body, **fields)
+            except Broken as e:
+                if not again:
+                    raise Unavailable(
+                        f"the connection to {self.machine.name} broke: {e}", mend="try again"
+                    ) from e
+        raise Unavailable(f"{self.machine.name} cannot be reached", mend="try again")
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            self._drop(session)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_REFUSED: dict[str, tuple[type[RouteError], str]] = {
+    "BUSY": (Unavailable, "--wait 30m waits for it"),
+    "FOREIGN": (Unavailable, "end that process, or use another place"),
+    "NOT_COMMITTED": (Unavailable, "run it again"),
+    "BLOBS_MISSING": (Unavailable, "run it again: what arrived is kept"),
+    "CONFLICT": (Conflict, "use another --key"),
+    "NO_SPACE": (PreflightFailed, "route gc frees space there"),
+    "PREFLIGHT": (PreflightFailed, ""),
+    "ATTEMPT": (Rejected, "route status tells where the run stands"),
+    "BAD_SPEC": (Rejected, ""),
+    "NETWORK_ROOT": (Rejected, "set the backend's root to a folder on a disk of the machine itself"),
+    "ELSEWHERE": (Rejected, "ask the machine the run was started on"),
+}
+
+
+def refusal(machine: str, op: str, error: object) -> RouteError:
+    """The error of ours that the other side's `{"code", "what", "mend"}` stands for."""
+    table = error if isinstance(error, dict) else {}
+    code = str(table.get("code", "UNREADABLE"))
+    what = str(table.get("what") or "no reason given").splitlines()[0][:500]
+    holder = table.get("holder")
+    who = holder.get("run_id") if isinstance(holder, dict) else holder
+    if who and str(who) not in what:
+        what = f"{what} (held by {who})"
+    text = f"{machine}: {what}"
+    mend = str(table.get("mend") or "route doctor tells more")
+    if code == "NOT_COMMITTED" and op not in ("commit", "start"):
+        return HandleLost(f"{machine} knows no such run", mend="route ps shows those of this store")
+    if code in _REFUSED:
+        kind, mend = _REFUSED[code]
+        return kind(text, mend=str(table.get("mend") or mend))
+    if op == "start":  # whatever went wrong there, it may have started
+        return SubmitUnknown(f"{text} [{code}]", mend="route status asks again")
+    return (Rejected if op == "hello" else Unavailable)(f"{text} [{code}]", mend=mend)

@@ -1,0 +1,97 @@
+"""The specification of a run: what a Submission becomes on the machine. Holds no secret value."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from compute_router.backend import Offer, Submission
+from compute_router.cachekey import cache_key, launcher, world_size
+from compute_router.errors import Rejected
+from compute_router.machines.contract import Interpreter
+from compute_router.records import canonical, digest, plain
+from compute_router.workload import Role
+
+__all__ = ["GRACE_US", "LOG_CAP_BYTES", "SAMPLE_US", "specification", "volume_name"]
+
+GRACE_US = 10_000_000
+"""Between the request to end and the kill."""
+LOG_CAP_BYTES = 256 << 20
+"""What a log may take on the machine's disk; beyond it the middle is given up."""
+SAMPLE_US = 10_000_000
+MOST_SPEC = 16 << 20
+
+
+def volume_name(name: str) -> str:
+    """The name of a workload's volumes: its own as lower-case letters, digits, `.`, `_` and `-`.
+
+    Names that are no such text keep what they have of it and get six digits of their digest, so
+    that two workloads never share a volume by accident.
+    """
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")[:80]
+    return slug if slug == name else f"{slug or 'workload'}-{digest(name)[:6]}"
+
+
+def specification(submission: Submission, interpreter: Interpreter, leases: Sequence[str]) -> bytes:
+    """The canonical bytes of spec.json for `submission`. The same submission gives the same bytes.
+
+    Raises `Rejected` if they are more than the protocol carries.
+    """
+    workload, offer = submission.workload, submission.offer
+    entry, hardware = workload.entry, offer.hardware
+    if entry.script is not None:
+        # The script is named below the root, and the work starts in `cwd`.
+        argv = ["{python}", posixpath.relpath(entry.script, entry.cwd), *entry.args]
+    else:
+        argv = [*entry.argv, *entry.args]
+    starter = launcher(workload, hardware)
+    ranks = world_size(workload, hardware) // max(1, hardware.nodes, workload.needs.nodes)
+    cached = Role.COMPILE_CACHE in workload.volumes
+    spec: dict[str, Any] = {
+        "schema": "route.spec/1",
+        "run_id": submission.id,
+        "key": submission.key,
+        "workload_digest": workload.digest,
+        "kind": workload.kind,
+        "purpose": workload.purpose.value,
+        "argv": argv,
+        "python": interpreter.python,
+        "cwd": entry.cwd,
+        "tree": [plain(item) for item in submission.snapshot.entries],
+        "env": dict(workload.env),
+        "secrets": list(workload.secrets),
+        "timeout_us": workload.timeout_us,
+        "grace_us": GRACE_US,
+        "log_cap_bytes": LOG_CAP_BYTES,
+        "outputs": list(workload.outputs),
+        "volumes": {role.value: volume_name(workload.name) for role in workload.volumes},
+        "cache_key": cache_key(workload, submission.snapshot, offer, interpreter.stack) if cached else None,
+        "launcher": {"name": starter.value, "ranks": max(1, ranks)},
+        "devices": _devices(offer),
+        "leases": list(leases),
+        "metrics": {"primary": workload.metrics.primary, "discard_steps": workload.metrics.discard_steps},
+        "observe": {"sample_us": SAMPLE_US},
+    }
+    data = canonical(spec)
+    if len(data) > MOST_SPEC:
+        raise Rejected(
+            f"the list of {len(submission.snapshot.entries):,} files is too long to be sent",
+            mend="name what need not ship in .routeignore",
+        )
+    return data
+
+
+def _devices(offer: Offer) -> dict[str, Any]:
+    """What the machine leases: exactly the hardware that was offered, which may be a substitute already."""
+    hardware = offer.hardware
+    if hardware.family != "gpu":
+        return {"family": "cpu", "sku": "", "substitutes": [], "count": 0, "uuids": None}
+    return {
+        "family": "gpu",
+        "sku": hardware.sku,
+        "substitutes": [],
+        "count": hardware.count,
+        "uuids": None,
+    }

@@ -1,0 +1,187 @@
+"""The Python of the work is the one asked for, of the version asked for, or built by uv from a lock.
+
+The wheels are made by the test and served from a folder, so nothing outside the machine is asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute_router.environment import interpreter, known, pip_settings, satisfies, stack_of
+from compute_router.errors import PreflightFailed
+from compute_router.workload import Entry, Workload
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel of one module that knows its version."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = ""
+    for path, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        record += f"{path},sha256={digest},{len(text)}\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for path, text in {**files, f"{info}/RECORD": record + f"{info}/RECORD,,\n"}.items():
+            archive.writestr(path, text)
+
+
+def workload(**fields: Any) -> Workload:
+    return Workload(name="w", entry=Entry(root="/r", script="a.py"), **fields)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that pip is configured to use, and nothing else."""
+    wheels = tmp_path / "wheels"
+    wheel(wheels, "routedemo", "1.0")
+    for name in (
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+        "UV_INDEX",
+        "UV_DEFAULT_INDEX",
+        "UV_EXTRA_INDEX_URL",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "pip.conf").write_text(f"[global]\nfind-links = {wheels}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    return wheels
+
+
+@pytest.mark.parametrize(
+    ("version", "specifier", "good"),
+    [
+        ("3.11.7", ">=3.11", True), ("3.11.7", ">=3.12", False), ("3.11.7", ">=3.11,<3.13", True),
+        ("3.13.0", ">=3.11,<3.13", False), ("3.11.7", "~=3.11", True), ("3.12.0", "~=3.11", True),
+        ("3.12.0", "~=3.11.2", False), ("3.11.7", "==3.11.*", True), ("3.12.1", "==3.11.*", False),
+        ("3.11.7", "!=3.11.7", False), ("3.11.7", "!=3.12.*", True), ("3.11.0", "==3.11", True),
+        ("3.9.1", "> 3.10", False), ("3.11.7", "", True), ("3.14.0rc1", ">=3.14", True),
+    ],
+)  # fmt: skip
+def test_requires_python(version: str, specifier: str, good: bool) -> None:
+    assert satisfies(version, specifier) is good
+
+
+def test_requires_python_that_cannot_be_read() -> None:
+    with pytest.raises(PreflightFailed, match="cannot be read"):
+        satisfies("3.11.7", "three")
+
+
+def test_none_listed_is_the_clients_own(tmp_path: Path) -> None:
+    for fields in ({}, {"python": "current"}, {"python": "current", "dependencies": ("x",)}):
+        found = interpreter(workload(**fields), tmp_path)
+        assert found.python == sys.executable
+        assert found.stack["python"] == f"3.{sys.version_info.minor}"
+    with pytest.raises(PreflightFailed, match=r"the client's Python is .* needs Python >=9"):
+        interpreter(workload(requires_python=">=9"), tmp_path)
+
+
+def test_a_path_wins(tmp_path: Path) -> None:
+    found = interpreter(workload(python=sys.executable, dependencies=("x",)), tmp_path)
+    assert found.python == sys.executable
+    with pytest.raises(PreflightFailed, match="there is no Python at"):
+        interpreter(workload(python="/no/such/python"), tmp_path)
+    with pytest.raises(PreflightFailed, match="needs Python <3"):
+        interpreter(workload(python=sys.executable, requires_python="<3"), tmp_path)
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(PreflightFailed, match="does not start"):
+        interpreter(workload(python=str(broken), requires_python=">=3"), tmp_path)
+
+
+def test_versions_are_read_without_running_anything(tmp_path: Path) -> None:
+    site = tmp_path / "lib/python3.12/site-packages"
+    for name in ("torch-2.5.1+cu121.dist-info", "triton-3.1.0.dist-info", "numpy-2.0.dist-info"):
+        (site / name).mkdir(parents=True)
+    found = stack_of(str(tmp_path / "bin/python"))
+    assert found == {"python": "3.12", "torch": "2.5.1+cu121", "triton": "3.1.0"}
+    assert stack_of("/no/such/bin/python") == {}
+
+
+def test_dependencies_are_built_once_per_lock(tmp_path: Path, index: Path) -> None:
+    envs = tmp_path / "envs"
+    work = workload(dependencies=("routedemo",))
+    assert known(work, envs) is None
+    found = interpreter(work, envs)
+    code = "import routedemo; print(routedemo.version)"
+    said = subprocess.run([found.python, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "1.0\n"
+    assert len(found.stack["lock"]) == 64
+    made = Path(found.python).parents[1].stat().st_mtime_ns
+    assert interpreter(work, envs) == found == known(work, envs)
+    assert interpreter(workload(dependencies=("routedemo==1.0",)), envs) == found
+    assert Path(found.python).parents[1].stat().st_mtime_ns == made
+    wheel(index, "routedemo", "2.0")
+    newer = interpreter(work, envs)
+    assert newer.stack["lock"] != found.stack["lock"]
+    assert sorted(p.name for p in envs.iterdir()) == sorted(
+        ["asked", found.stack["lock"], newer.stack["lock"]]
+    )
+
+
+def test_two_builders_do_not_harm_each_other(tmp_path: Path, index: Path) -> None:
+    envs = tmp_path / "envs"
+    found: list[Any] = []
+
+    def build() -> None:
+        found.append(interpreter(workload(dependencies=("routedemo",)), envs))
+
+    threads = [threading.Thread(target=build) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert found[0] == found[1] == found[2]
+    assert sorted(p.name for p in envs.iterdir()) == sorted(["asked", found[0].stack["lock"]])
+
+
+def test_what_cannot_be_resolved_is_one_line(tmp_path: Path, index: Path) -> None:
+    with pytest.raises(PreflightFailed) as caught:
+        interpreter(workload(dependencies=("routedemo>=7",)), tmp_path / "envs")
+    assert "routedemo" in caught.value.what
+    assert "\n" not in caught.value.what
+    assert caught.value.mend
+    with pytest.raises(PreflightFailed, match="cannot be resolved"):
+        interpreter(workload(dependencies=("!!",)), tmp_path / "envs")
+    assert not list((tmp_path / "envs").glob("*")) or known(workload(dependencies=("!!",)), tmp_path) is None
+
+
+def test_pip_settings_are_handed_on(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://u:p@one/simple\nextra-index-url =\n  https://two/simple\n  file:///three\n"
+        "[install]\nfind-links = /four\n  /five\n"
+    )
+    found = pip_settings()
+    assert found["UV_DEFAULT_INDEX"] == "https://u:p@one/simple"
+    assert found["UV_INDEX"] == "https://two/simple file:///three"
+    assert found["UV_FIND_LINKS"] == "/four,/five"
+    monkeypatch.setenv("PIP_INDEX_URL", "https://six/simple")
+    assert pip_settings()["UV_DEFAULT_INDEX"] == "https://six/simple"
+    (tmp_path / "pip.conf").write_text("rubbish")
+    assert pip_settings()["UV_DEFAULT_INDEX"] == "https://six/simple"
+
+
+def test_no_password_of_an_index_is_shown(tmp_path: Path, index: Path) -> None:
+    bad = workload(dependencies=("routedemo",), package_index="https://user:canary7@127.0.0.1:9/simple")
+    index.joinpath("routedemo-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(PreflightFailed) as caught:
+        interpreter(bad, tmp_path / "envs")
+    assert "canary7" not in str(caught.value)
