@@ -122,13 +122,16 @@ def test_two_first_openings_at_once(place: Place) -> None:
 
 def test_twenty_starts_at_once_execute_once(place: Place, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    made = shell(f"echo $ROUTE_RUN_ID $ROUTE_ATTEMPT >> {ledger}; sleep 0.3; exit 7")
+    made = shell(
+        f"echo $ROUTE_RUN_ID $ROUTE_ATTEMPT >> {ledger}; while [ ! -e go ]; do sleep 0.05; done; exit 7"
+    )
     links = [place.link() for _ in range(20)]
     run_id = place.submit(links[0], made)
     for link in links:
         link.send("start", run_id=run_id, attempt=1, wait_us=0)
     states = [link.receive()[0]["status"]["state"] for link in links]
     assert set(states) <= {"running", "starting"}, states
+    (place.root / "runs" / run_id / "work" / "go").touch()
     for link in links[:4]:
         status, _, _ = link.follow(run_id)
         assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 7, "exit")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
+TRIES = 3
+"""Waiters made in a row that die before they have started anything."""
 PATIENCE = 10.0
 """Seconds that another waiter of the same attempt may take to get from its lock to a state."""
 
@@ -47,7 +49,7 @@ def start(run: Run, head: Json, body: bytes) -> Json:
     secrets = secret_values(spec, body)
     stage.renew(run, spec)
     os.makedirs(run.attempts, 0o700, exist_ok=True)
-    until = time.monotonic() + PATIENCE
+    until, tries = time.monotonic() + PATIENCE, 0
     while True:
         told = forking.launch(attempt, spec, dict(secrets), wait_us, asked)
         answer = told.pop("answer", "gone")
@@ -56,7 +58,8 @@ def start(run: Run, head: Json, body: bytes) -> Json:
         if answer != "other":
             found = truth.of(attempt)
             # A waiter that died before `started.json` left nothing started: another may try.
-            if found["state"] != "committed" or time.monotonic() >= until:
+            tries += 1
+            if found["state"] != "committed" or tries >= TRIES:
                 return found
         elif begun(attempt) or attempt.has("waiting.json"):
             return truth.of(attempt)
