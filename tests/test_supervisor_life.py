@@ -232,13 +232,16 @@ def test_what_cannot_be_executed_fails_with_its_reason(
         link.start(run_id, attempt=2)
 
 
-def test_a_missing_cwd_is_named(place: Place) -> None:
+def test_where_the_work_starts(place: Place) -> None:
+    """A folder of which nothing shipped is made; what is no folder is named."""
+    files = {"deep/file": b"x"}
     link = place.link()
-    run_id = place.submit(link, shell("true", cwd="sub/folder"))
-    link.start(run_id)
-    status, _, _ = link.follow(run_id)
-    assert status["reason"] == "cannot_start"
-    assert "sub/folder" in status["detail"]
+    for cwd, state, reason in (("sub/folder", "succeeded", ""), ("deep/file", "failed", "cannot_start")):
+        run_id = place.submit(link, shell("pwd", cwd=cwd, tree=spec(["x"], files=files)["tree"]), files=files)
+        link.start(run_id)
+        status, log, _ = link.follow(run_id)
+        assert (status["state"], status["reason"]) == (state, reason)
+        assert cwd in (log.decode() or status["detail"])
 
 
 def test_starting_what_is_not_here(place: Place) -> None:

@@ -178,9 +178,9 @@ def become(
 
 def _why(e: Exception, program: str, cwd: str) -> Tuple[int, str]:
     """The exit code a shell would give, and a sentence."""
-    number, where = getattr(e, "errno", None), str(getattr(e, "filename", None))
-    if number in (errno.ENOENT, errno.ENOTDIR) and where.endswith("/work/" + cwd):
-        return 127, "cwd %s: no such folder in the work" % cwd
+    number = getattr(e, "errno", None)
+    if number in (errno.EEXIST, errno.ENOTDIR):
+        return 127, "cwd %s: no folder of the work" % cwd
     if number == errno.ENOENT and os.path.lexists(program):
         return 127, "%s: no such file as the interpreter in its first line, or its loader" % program
     if number == errno.ENOENT:
