@@ -218,6 +218,20 @@ def test_a_hostile_name_reaches_no_terminal(route: Route, folder: Path) -> None:
     assert "\x1b" not in terminal.seen
 
 
+def test_errors_and_stages_are_folded_and_coloured_not_spelled_out(route: Route, folder: Path) -> None:
+    (folder / "work.py").write_text("pass\n")
+    for args, code in ((["run", "work.py"], 0), (["run", "no-such.py"], 64), (["ps", "--state", "x"], 64)):
+        coloured = Terminal(folder, *args)
+        assert coloured.exit() == code
+        assert "\x1b[" in coloured.seen
+        assert "^[" not in coloured.seen
+        plain = Terminal(folder, *args, env={"NO_COLOR": "1"})
+        assert plain.exit() == code
+        assert "\x1b" not in plain.seen
+        # Paths are not broken, so that they can be taken whole.
+        assert max(len(line) for line in plain.seen.splitlines() if "/" not in line) <= 80, plain.seen
+
+
 def test_colours_on_a_terminal_alone_and_never_with_no_color(route: Route, folder: Path) -> None:
     assert route("run", "--", "true").returncode == 0
     coloured = Terminal(folder, "ps")
@@ -235,8 +249,21 @@ def test_colours_on_a_terminal_alone_and_never_with_no_color(route: Route, folde
 
 @pytest.mark.parametrize(
     "line",
-    ["ps", "plan work.py", "plan work.py --values", "backends", "policies", "kinds", "plugins", "doctor"]
-    + ["status", "receipt show", "receipt list", "gc", "gc --older-than 0 --outputs"],
+    [
+        "ps",
+        "plan work.py",
+        "plan work.py --values",
+        "backends",
+        "policies",
+        "kinds",
+        "plugins",
+        "doctor",
+        "status",
+        "receipt show",
+        "receipt list",
+        "gc",
+        "gc --older-than 0 --outputs",
+    ],
 )
 def test_80_columns_are_enough(route: Route, folder: Path, line: str) -> None:
     (folder / "work.py").write_text("pass\n")
@@ -244,4 +271,5 @@ def test_80_columns_are_enough(route: Route, folder: Path, line: str) -> None:
     terminal = Terminal(folder, *line.split(), env={"NO_COLOR": "1"})
     assert terminal.exit() == 0, terminal.seen
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal.seen.splitlines()]
-    assert max(map(len, lines)) <= 80, terminal.seen
+    # A path is not broken, so that it can be taken whole.
+    assert max(len(line) for line in lines if "/" not in line) <= 80, terminal.seen

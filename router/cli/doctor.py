@@ -74,7 +74,8 @@ def _checks(cli: Cli) -> Iterator[tuple[str, str, bool, str, str]]:
         yield ("route", name, *_guarded(look))
     try:
         registry = cli.router.registry
-        registry.backends(), registry.policies(), registry.kinds()
+        for load in (registry.backends, registry.policies, registry.kinds):
+            load()
     except RouteError as e:
         yield "plugins", "loading", False, e.what, e.mend
         return

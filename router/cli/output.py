@@ -7,6 +7,7 @@ but `route.cli/1` documents. Colours and drawn tables appear on a terminal only.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ class Output:
         """Called before the result is printed: the last moment for a warning to stand in it."""
         # Names and messages may hold characters that the terminal's encoding does not have.
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
 
     @property
@@ -112,12 +113,16 @@ class Output:
         if not self.as_json:
             self._put(f"      {self._folded(one_line(text), 6)}\n")
 
-    def _folded(self, text: str, indent: int) -> str:
-        if not self.terminal:
+    def _folded(self, text: str, indent: int, *, err: bool = False) -> str:
+        """`text` in as many lines as a terminal needs, all but the first indented."""
+        if not (self.terminal_err if err else self.terminal):
             return text
         import textwrap
 
-        return ("\n" + " " * indent).join(textwrap.wrap(text, max(_columns() - indent, 20)) or [""])
+        # The first line has something in front of it already, so it is no wider than the rest.
+        room = max(_columns() - indent, 20)
+        lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
+        return ("\n" + " " * indent).join(lines or [""])
 
     def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
         """Labelled values under each other; a long value is folded under itself on a terminal."""
@@ -201,20 +206,25 @@ class Output:
     # What surrounds it
 
     def note(self, text: str, *, style: str = "") -> None:
-        """One line for people on stderr."""
-        shown = visible(text)
+        """One line for people on stderr; folded on a terminal."""
+        shown = self._folded(visible(text), 4, err=True)
         self._say((self.styled(shown, style, err=True) if style else shown) + "\n")
 
     def stage(self, name: str, text: str) -> None:
         """One line of progress on stderr, its stage in a column of its own."""
         label = self.styled(f"{name:<10}", _STYLES.get(name, "bold"), err=True)
-        self._say(f"{label} {one_line(text)}".rstrip() + "\n")
+        self._say(f"{label} {self._folded(one_line(text), 11, err=True)}".rstrip() + "\n")
+
+    def _headed(self, head: str, style: str, text: str) -> None:
+        """A line on stderr that begins with `head` in a colour."""
+        shown = self._folded(f"{head} {one_line(text)}", 2, err=True)
+        self._say(self.styled(head, style, err=True) + shown.removeprefix(head) + "\n")
 
     def warn(self, text: str) -> None:
         """A warning: a line on stderr, and an entry of the document."""
         if text not in self.warnings:
             self.warnings.append(text)
-            self.note(f"{self.styled('route: warning:', 'yellow', err=True)} {one_line(text)}")
+            self._headed("route: warning:", "yellow", text)
 
     # The end
 
@@ -242,9 +252,9 @@ class Output:
         if not self.finished:
             self.before_done()
         where = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
-        self.note(f"{self.styled('route:', 'red', err=True)} {one_line(where + what)}")
+        self._headed("route:", "red", where + what)
         if mend:
-            self.note(f"  mend: {one_line(mend)}")
+            self._say("  " + self._folded(f"mend: {one_line(mend)}", 2, err=True) + "\n")
         if not self.finished:
             self.done(data, error=problem(code, what, mend, file, line))
 

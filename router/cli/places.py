@@ -108,7 +108,8 @@ def plugins(cli: Cli, check: bool) -> int:
     """List installed plugins from metadata alone: nothing of theirs is imported without --check."""
     registry = cli.router.registry
     if check:
-        registry.backends(), registry.policies(), registry.kinds()
+        for load in (registry.backends, registry.policies, registry.kinds):
+            load()
         cli.tell_warnings()
     rows, data = [], []
     for entry, used in registry.listing():

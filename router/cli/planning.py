@@ -95,7 +95,8 @@ def _over(cli: Cli, made: Plan, data: dict[str, Any]) -> int:
 
 def refused(cli: Cli, made: Plan) -> int:
     """The refusal of `run`: why no place may be used, each place with its reason. Exit code 65."""
-    for rejection in made.decision.rejections:
+    # A single one is what the sentence says already.
+    for rejection in made.decision.rejections if len(made.offers) > 1 else ():
         place = "/".join(filter(None, [rejection.backend, rejection.offer_id]))
         cli.out.note(f"  {place}: {one_line(rejection.sentence)}")
         if rejection.mend:
@@ -141,7 +142,8 @@ def show(cli: Cli, made: Plan) -> None:
             rows.append((["-", offer.backend, "no offer", "", ""], [offer.reason, *mend]))
             continue
         rank, ranked = ranks.get((offer.backend, offer.id), ("-", None))
-        notes = [ranked.sentence] if ranked else []
+        # What decided stands at the top already.
+        notes = [ranked.sentence] if ranked and ranked.sentence not in decision.sentence else []
         for rejection in decision.rejections:
             if (rejection.backend, rejection.offer_id) == (offer.backend, offer.id):
                 notes += [rejection.sentence] + ([f"mend: {rejection.mend}"] if rejection.mend else [])
