@@ -72,7 +72,7 @@ class LocalBackend(MachineBackend):
     def root(self) -> Path:
         """The folder everything of this backend is kept below."""
         given = self.settings.root
-        return Path(os.path.abspath(os.path.expanduser(given))) if given else self.home / "machine"
+        return Path(os.path.abspath(os.path.expanduser(given) if given else self.home / "machine"))
 
     @functools.cached_property
     def _machine(self) -> LocalMachine:

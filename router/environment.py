@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import functools
 import hashlib
 import os
@@ -303,6 +302,8 @@ def pip_settings() -> dict[str, str]:
     Read without pip, which need not be installed. They go by environment, never on a command
     line, since an index's address may hold a password.
     """
+    import configparser
+
     found: dict[str, str] = {}
     home = Path(os.path.expanduser("~"))
     files = [

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -184,7 +183,8 @@ def _never_whole(root: Path) -> str:
     home = Path(os.path.realpath(os.path.expanduser("~")))
     if root == home or root in home.parents:
         return "a home folder" if root == home else "a folder of home folders"
-    if root in {Path(os.path.realpath(p)) for p in (tempfile.gettempdir(), "/tmp", "/var/tmp")}:
+    temporary = filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"))
+    if str(root) in {os.path.realpath(folder) for folder in temporary}:
         return "the folder for temporary files"
     return ""
 

@@ -372,7 +372,7 @@ def test_homes_and_the_temporary_folder_never_ship_whole(
     home = tmp_path / "home" / "me"
     write(home, **{"run.py": "r", "private": "never"})
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     for folder in (home, home.parent, tmp_path / "tmp", Path("/")):
         only = [Path("run.py"), Path("/etc/passwd"), Path("../x"), Path("absent")]

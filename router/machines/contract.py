@@ -30,7 +30,7 @@ class Stream(Protocol):
     def read(self, limit: int) -> bytes:
         """At least one byte and at most `limit`; `b""` at the end of the command's output.
         Waits while the other side keeps silent (a deadline is the caller's, through `close`)."""
-        ...  # noqa: PIE790 - without it a checker takes the docstring for a body that returns None
+        ...  # without it a checker takes the docstring for a body that returns None
 
     def write(self, data: bytes) -> None:
         """Hand over all of `data`; returns when it was taken, not when it was read."""

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,42 +37,49 @@ class LocalMachine(Machine):
         with _LOCK:
             _LEFT[:] = [process for process in _LEFT if process.poll() is None]
         ours, theirs = socket.socketpair()
-        complaints = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the stream
+        complaints = _nameless()
         try:
             process = subprocess.Popen(
                 program,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=complaints.fileno(),
+                stderr=complaints,
                 cwd="/",
                 env=environ,
                 start_new_session=True,
             )
         except OSError as e:
             ours.close()
-            complaints.close()
+            os.close(complaints)
             raise Unavailable(
                 f"{program[0]} cannot be started: {e.strerror}", mend="route doctor tells what is missing"
             ) from e
         finally:
             theirs.close()
-        return LocalStream(process, ours, complaints.fileno(), keep=complaints)
+        return LocalStream(process, ours, complaints)
 
     def close(self) -> None:
         """Nothing to let go of: each stream stands for itself."""
+
+
+def _nameless() -> int:
+    """A descriptor of a file that has no name, for what the command complains about."""
+    if sys.platform == "linux":
+        return os.memfd_create("complaints", os.MFD_CLOEXEC)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class LocalStream:
     """The two ends of one command here; see `Stream`. A socket, because a shutdown from another thread
     ends a read that waits, which closing a pipe does not."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int, *, keep: object
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int) -> None:
         self._process = process
         self._socket = ours
         self._complaints = complaints
-        self._keep = keep
         self._closed = False
         self._silent = True
 
@@ -125,3 +131,7 @@ class LocalStream:
         with _LOCK:
             if self._process not in _LEFT and self._process.poll() is None:
                 _LEFT.append(self._process)
+
+    def __del__(self) -> None:
+        self._socket.close()
+        os.close(self._complaints)

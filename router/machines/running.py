@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import random
+import os
 import re
 import threading
 import time
@@ -270,7 +270,9 @@ class Running:
                     told = self._unknown(handle, str(e))
                     yield told
                 if failures > 1:
-                    time.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2**failures))
+                    # Not all at once: many may follow runs on a machine that comes back.
+                    jitter = 0.5 + int.from_bytes(os.urandom(1), "big") / 512
+                    time.sleep(jitter * min(10.0, 0.1 * 2 ** min(failures, 8)))
 
     def _follow(self, session: Session, handle: Handle, offset: int) -> Iterator[tuple[bytes | Status, int]]:
         """The items of one follow, each with the offset reached; ends with the other side's end."""

@@ -315,6 +315,8 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "PREFLIGHT": (PreflightFailed, ""),
     "ATTEMPT": (Rejected, "route status tells where the run stands"),
     "BAD_SPEC": (Rejected, ""),
+    "BAD_REQUEST": (Rejected, "update compute-router"),
+    "BAD_ROOT": (Rejected, "set the backend's root to a folder that can be written"),
     "NETWORK_ROOT": (Rejected, "set the backend's root to a folder on a disk of the machine itself"),
     "ELSEWHERE": (Rejected, "ask the machine the run was started on"),
 }
