@@ -121,8 +121,12 @@ class Output:
 
         # The first line has something in front of it already, so it is no wider than the rest.
         room = max(_columns() - indent, 20)
-        lines = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False)
-        return ("\n" + " " * indent).join(lines or [""])
+        # A command is kept on one line, so that it can be taken whole.
+        whole = "`".join(
+            part.replace(" ", "\xa0") if i % 2 else part for i, part in enumerate(text.split("`"))
+        )
+        lines = textwrap.wrap(whole, room, break_on_hyphens=False, break_long_words=False)
+        return ("\n" + " " * indent).join(lines or [""]).replace("\xa0", " ")
 
     def pairs(self, rows: Sequence[tuple[str, str]]) -> None:
         """Labelled values under each other; a long value is folded under itself on a terminal."""
