@@ -114,25 +114,27 @@ def _last(fd: int) -> tuple[Link | None, bool]:
     size = os.fstat(fd).st_size
     if size == 0:
         return None, False
-    start = max(0, size - 4096)
+    start = max(0, size - 1024)
     while True:
         data = os.pread(fd, size - start, start)
         body = data.rpartition(b"\n")[0]
-        lines = body.split(b"\n")
-        if start:
-            lines = lines[1:]
-        links = [_link(line) for line in lines]
-        if any(link is False for link in links):
-            return None, False
-        found = [link for link in links if isinstance(link, Link) and link.receipt_id]
-        if found or start == 0:
-            break
-        start = max(0, start - (1 << 20))
-    if start == 0 and not body:
-        return None, False
-    if len(body) + 1 != len(data):
-        os.ftruncate(fd, start + len(body) + 1)
-    return (found[-1] if found else None), True
+        lines = body.split(b"\n")[1 if start else 0 :]
+        for number, line in enumerate(reversed(lines)):
+            link = _link(line)
+            if link is False and number == 0:
+                return None, False
+            if isinstance(link, Link) and link.receipt_id:
+                break
+        else:
+            if start:
+                start = max(0, start - (1 << 20))
+                continue
+            link = None
+            if not body:
+                return None, False
+        if len(body) + 1 != len(data):
+            os.ftruncate(fd, start + len(body) + 1)
+        return link if isinstance(link, Link) else None, True
 
 
 def _link(line: bytes) -> Link | bool:

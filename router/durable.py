@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def write_beside(folder: Path, name: str, data: bytes) -> Path:
 
     Returns its path; nothing is left behind if it raises `OSError`.
     """
-    path = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}{PART}"
+    path = folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}{PART}"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -76,12 +76,12 @@ def read_file(path: Path, most: int) -> bytes | None:
     except FileNotFoundError:
         return None
     with open(fd, "rb") as f:
-        if not os.path.isfile(fd):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no regular file")
-        data = f.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it is larger than {most >> 20} MiB")
-    return data
+        if status.st_size > most:
+            raise ValueError(f"it is larger than {most >> 20} MiB")
+        return f.read()
 
 
 def put_aside(path: Path) -> Path:

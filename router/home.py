@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,9 @@ def prepare(home: Path) -> str:
         runs_of(home).mkdir(mode=0o700, exist_ok=True)
         path = home / "store.json"
         if _read(home) == {}:
-            restore_identity(home, secrets.token_hex(16))
+            restore_identity(home, os.urandom(16).hex())
         else:
-            _create(path, secrets.token_hex(16))
+            _create(path, os.urandom(16).hex())
     except OSError as e:
         raise fault(e, home, home) from e
     found = identity(home, writing=True)
@@ -137,7 +136,7 @@ def restore_identity(home: Path, store_id: str) -> None:
 
 def _create(path: Path, store_id: str) -> None:
     """Create `store.json` once, whole: of two processes the first wins."""
-    beside = path.with_name(f".store.json.{os.getpid()}.{secrets.token_hex(4)}.part")
+    beside = path.with_name(f".store.json.{os.getpid()}.{os.urandom(4).hex()}.part")
     text = json.dumps({"id": store_id, "schema": SCHEMA}, sort_keys=True, separators=(",", ":")) + "\n"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

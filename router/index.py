@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,14 +20,13 @@ from typing import Any, TypeVar
 from compute_router.errors import StoreError
 from compute_router.home import fault, runs_of
 from compute_router.rows import COLUMNS, Loads, Row, is_run_id, row_of, settled_row, storable
+from compute_router.selecting import LIVE, select
 
 __all__ = ["Index", "Row", "list_runs"]
 
 VERSION = 1
 BUSY_SECONDS = 30.0
 T = TypeVar("T")
-_LIVE = ("planned", "staging", "committed", "waiting", "starting", "running", "orphaned", "unknown")
-_FINAL = ("succeeded", "failed", "cancelled", "timed_out", "preempted", "lost")
 _TABLE = """
 CREATE TABLE runs (
   id TEXT PRIMARY KEY, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL, name TEXT NOT NULL,
@@ -96,14 +94,15 @@ class Index:
 
             return self._try(change, writing=True)
 
-    def put(self, row: Row, *, then: Callable[[], T] | None = None, durable: bool = False) -> T | None:
-        """Insert or replace a whole row; `then` is done before anybody can build the index anew."""
+    def add(self, row: Row, then: Callable[[], T]) -> T:
+        """Insert a row unless there is one, on the disk; then do `then`, before anybody can build the
+        index anew."""
 
-        def work(connection: sqlite3.Connection) -> T | None:
-            connection.execute(_INSERT, storable(row))
-            return then() if then is not None else None
+        def work(connection: sqlite3.Connection) -> T:
+            connection.execute(_INSERT.replace("REPLACE", "IGNORE"), storable(row))
+            return then()
 
-        return self.write(work, durable=durable)
+        return self.write(work, durable=True)
 
     def change(self, run_id: str, values: dict[str, Any]) -> None:
         """Change columns of a row; the row is read from the folder if there is none."""
@@ -236,7 +235,7 @@ class Index:
                     return None
                 folder = self.home / "index"
                 folder.mkdir(mode=0o700, exist_ok=True)
-                name = f"{secrets.token_hex(8)}.sqlite"
+                name = f"{os.urandom(8).hex()}.sqlite"
                 path = folder / name
                 connection = _connect(f"file:{_quoted(str(path))}?mode=rwc")
                 try:
@@ -311,61 +310,16 @@ def list_runs(
         return []
     states = {str(state)} if isinstance(state, str) else {str(s) for s in state} if state else None
     if live:
-        states = set(_LIVE) if states is None else states & set(_LIVE)
+        states = set(LIVE) if states is None else states & set(LIVE)
     most = -1 if limit is None else max(0, int(limit))
     own = index or Index(home, notice=notice)
     try:
-        found = own.read(lambda c: _select(c, most, states, kind, backend, name))
+        found = own.read(lambda c: select(c, most, states, kind, backend, name))
     finally:
         if index is None:
             own.close()
     rows = [row for row in (settled_row(row, runs_of(home)) for row in found) if row is not None]
     return [row for row in rows if states is None or row.state in states]
-
-
-def _select(
-    connection: sqlite3.Connection,
-    most: int,
-    states: set[str] | None,
-    kind: str | None,
-    backend: str | None,
-    name: str | None,
-) -> list[Row]:
-    newest = "ORDER BY created_us DESC, id DESC LIMIT ?"
-    if states is None and kind is None and backend is None and name is None:
-        return [Row(*r) for r in connection.execute(f"SELECT {_ALL} FROM runs {newest}", (most,))]
-    found: list[Row] = []
-    if name is not None:
-        rest = "".join(f" AND {column} = ?" for column, v in (("kind", kind), ("backend", backend)) if v)
-        more = [value for value in (kind, backend) if value]
-        for value in sorted(states if states is not None else {*_LIVE, *_FINAL}):
-            text = f"SELECT {_ALL} FROM runs INDEXED BY by_name WHERE name = ? AND state = ?{rest} {newest}"
-            found += [Row(*r) for r in connection.execute(text, storable((name, value, *more, most)))]
-    else:
-        text = (
-            f"SELECT {_ALL} FROM runs INDEXED BY by_state"
-            f" WHERE state = ? AND kind = ? AND backend = ? {newest}"
-        )
-        for group in _groups(connection):
-            if (
-                (states is None or group[0] in states)
-                and (kind is None or group[1] == kind)
-                and (backend is None or group[2] == backend)
-            ):
-                found += [Row(*r) for r in connection.execute(text, storable((*group, most)))]
-    found.sort(key=lambda row: (row.created_us, row.id), reverse=True)
-    return found if most < 0 else found[:most]
-
-
-def _groups(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
-    """The combinations of state, kind and backend there are: one step in the index for each."""
-    text = (
-        "SELECT state, kind, backend FROM runs INDEXED BY by_state"
-        " WHERE (state, kind, backend) > (?, ?, ?) ORDER BY state, kind, backend LIMIT 1"
-    )
-    at: tuple[str, str, str] | None = ("", "", "")
-    while at is not None and (at := connection.execute(text, at).fetchone()) is not None:
-        yield at
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["COLUMNS", "Loads", "Row", "is_run_id", "row_of", "seen", "settled_row", "storable"]
+__all__ = ["COLUMNS", "Loads", "Row", "is_run_id", "row_of", "seen", "settled_row", "storable", "told"]
 
 Loads = Callable[[bytes], Any]
 MOST_BYTES = 64 << 20
@@ -70,9 +71,11 @@ def seen(folder: str | Path) -> str:
 def load(path: str, loads: Loads = json.loads) -> dict[str, Any]:
     """The JSON object in `path`; an empty one if it is missing, no object, too large or damaged."""
     try:
-        with open(path, "rb") as f:
-            data = f.read(MOST_BYTES + 1)
-        found = loads(data) if len(data) <= MOST_BYTES else None
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as f:
+            status = os.fstat(fd)
+            good = stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
+            found = loads(f.readall()) if good else None
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -115,14 +118,22 @@ def row_of(folder: str | Path, loads: Loads = json.loads) -> Row | None:
     workload = file("workload") if not begun else {}
     if not begun and not workload:
         return None
-    receipt_id = receipt.get("receipt_id")
-    if not isinstance(receipt_id, str):
-        receipt, receipt_id = {}, None
-    told = _told(receipt)
-    status, intent, decision = told or (file("status"), file("intent"), file("decision"))
-    backend = _text(intent.get("backend"))
-    surface = _text(intent.get("surface")) or (_surface(file("offers"), intent) if backend else "")
-    state = _text(status.get("state")) or ("staging" if intent else "planned")
+    known = told(receipt) if isinstance(receipt.get("receipt_id"), str) else {}
+    if "state" not in known:
+        status, intent = file("status"), file("intent")
+        backend = _text(intent.get("backend"))
+        known = {
+            "state": _text(status.get("state")) or ("staging" if intent else "planned"),
+            "attempt": _whole(status.get("attempt")) or _whole(intent.get("attempt")) or 1,
+            "exit_code": _whole(status.get("exit_code")),
+            "ended_us": _whole(status.get("ended_us")),
+            "backend": backend,
+            "surface": _surface(file("offers"), intent) if backend else "",
+            "policy": _text(file("decision").get("policy")),
+            "receipt_id": None,
+            "collected": False,
+            **known,
+        }
     created = _whole(begun.get("created_us"))
     try:
         changed = os.stat(folder).st_mtime_ns // 1000
@@ -135,41 +146,32 @@ def row_of(folder: str | Path, loads: Loads = json.loads) -> Row | None:
         name=_text(begun.get("name") or workload.get("name")),
         kind=_text(begun.get("kind") or workload.get("kind")),
         purpose=_text(begun.get("purpose") or workload.get("purpose")),
-        backend=backend,
-        surface=surface,
-        state=state,
-        attempt=_whole(status.get("attempt")) or _whole(intent.get("attempt")) or 1,
-        exit_code=_whole(status.get("exit_code")),
-        policy=_text(decision.get("policy")),
         accelerator=_text(begun.get("accelerator")) or accelerator(workload),
         key=_text(begun.get("key")) or os.path.basename(folder),
-        receipt_id=receipt_id,
-        collected=receipt_id is not None,
-        ended_us=_whole(status.get("ended_us")),
         seen=stamp,
+        **known,
     )
 
 
-def _told(receipt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Status, intent and decision as a receipt has them, which saves reading three more files."""
+def told(receipt: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a receipt speaks of; at least `receipt_id` and `collected`."""
 
     def fact(*path: str) -> Any:
         return _at(receipt, "context", *path, "v")
 
+    found: dict[str, Any] = {"receipt_id": _text(receipt.get("receipt_id")), "collected": True}
     state = fact("outcome", "state")
-    if not isinstance(state, str):
-        return None
-    status = {
-        "state": state,
-        "attempt": receipt.get("attempt"),
-        "exit_code": fact("outcome", "exit_code"),
-        "ended_us": fact("outcome", "ended_us"),
-    }
-    return (
-        status,
-        {"backend": fact("backend"), "surface": fact("surface")},
-        {"policy": fact("decision", "policy")},
-    )
+    if isinstance(state, str):
+        found |= {
+            "state": state,
+            "attempt": _whole(receipt.get("attempt")) or 1,
+            "exit_code": _whole(fact("outcome", "exit_code")),
+            "ended_us": _whole(fact("outcome", "ended_us")),
+            "backend": _text(fact("backend")),
+            "surface": _text(fact("surface")),
+            "policy": _text(fact("decision", "policy")),
+        }
+    return found
 
 
 def _surface(offers: dict[str, Any], intent: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from compute_router.durable import fsync_folder, held, put_aside, read_file, wri
 from compute_router.errors import Conflict, InputError, NewerStore, StoreError
 from compute_router.home import fault
 from compute_router.records import canonical, encode, plain
-from compute_router.rows import MOST_BYTES, row_of, seen
+from compute_router.rows import MOST_BYTES, row_of, seen, told
 
 if TYPE_CHECKING:
     from compute_router.chain import Chain
@@ -290,9 +290,7 @@ class RunFolder:
         """Bring the row up to date. The record is safe already, so a failure here is only noted."""
         try:
             if name == "receipt":
-                row = row_of(self.path, msgspec.json.decode)
-                if row is not None:
-                    self.store.index.put(row)
+                self.store.index.change(self.id, told(fields))
                 return
             values: dict[str, Any] = {}
             if name == "decision":

@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from compute_router import chain
-from compute_router.durable import PART, fsync_folder, write_file
+from compute_router.durable import PART, fsync_folder, write_beside
 from compute_router.errors import Conflict, InputError, NotFound, StoreError
 from compute_router.home import default_home, fault, identity, prepare, restore_identity, runs_of
 from compute_router.index import Index, folders, list_runs
@@ -60,7 +59,7 @@ class Store:
         try:
             if (self.home / "store.json").exists() and identity(self.home) is None:
                 kept = chain.links(self.home)[0]
-                restore_identity(self.home, kept or secrets.token_hex(16))
+                restore_identity(self.home, kept or os.urandom(16).hex())
                 self.notice(f"{self.home / 'store.json'} was damaged; it was put aside and made again")
         except OSError as e:
             raise fault(e, self.home / "store.json", self.home) from e
@@ -110,7 +109,7 @@ class Store:
             "accelerator": asked,
             "labels": labels,
         }
-        beside = self.runs / f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}{PART}"
+        beside = self.runs / f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}"
 
         def appear() -> None:
             try:
@@ -121,10 +120,18 @@ class Store:
                     raise
             fsync_folder(self.runs)
 
+        def settle() -> None:
+            """Of several at once, or after one that was cut off: the row says what the folder says."""
+            there = load(str(final / "run.json"), msgspec.json.decode)
+            names = ("created_us", "name", "kind", "purpose", "accelerator", "key")
+            if there:
+                self.index.change(final.name, {n: there[n] for n in names if n in there})
+
         try:
             beside.mkdir(mode=0o700)
-            write_file(beside, "workload.json", encode(workload))
-            write_file(beside, "run.json", encode(begun))
+            for name, record in (("workload.json", workload), ("run.json", begun)):
+                os.replace(write_beside(beside, name, encode(record)), beside / name)
+            fsync_folder(beside)
             # The row comes first, so that no run can be there without one.
             row = Row(
                 id=final.name,
@@ -145,7 +152,8 @@ class Store:
                 collected=False,
                 ended_us=None,
             )
-            self.index.put(row, then=appear, durable=True)
+            self.index.add(row, appear)
+            settle()
         except OSError as e:
             raise fault(e, final, self.home) from e
         except (ValueError, UnicodeEncodeError) as e:
@@ -230,7 +238,7 @@ class Store:
         """
         run = self.open(ref)
         self.writable()
-        gone = self.runs / f".{run.id}.{secrets.token_hex(4)}{PART}"
+        gone = self.runs / f".{run.id}.{os.urandom(4).hex()}{PART}"
         try:
             with self.chained() as links:
                 links.removed(self._links_of(run.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from compute_router.receipt.evidence import CHECKS
@@ -26,8 +26,8 @@ def judged(
         return facts
     seen_so = _merged(measured, _shown(context))
     try:
-        checks: Sequence[Check] = tuple(kind.checks(seen_so))
-        success = kind.success(seen_so)
+        checks = [_plain(check) for check in kind.checks(seen_so)]
+        success = _plain(kind.success(seen_so))
         promotion = kind.promotion(seen_so)
     # A plugin's judgement of what a hostile machine said may fail in any way.
     except Exception as e:
@@ -39,12 +39,18 @@ def judged(
         facts[f"checks.{name}"] = (
             not_applicable(f"no check of the kind {kind.name}") if check is None else _fact(check, at)
         )
-    rows = [{"name": c.name[:200], "ok": c.ok, "why": c.why[:500]} for c in checks]
+    rows = [{"name": c.name, "ok": c.ok, "why": c.why} for c in checks]
     facts["checks.own"] = seen(rows, "derived", at)
     facts["checks.success"] = _fact(success, at)
     if promotion is not None:
         facts.update(_promotion(promotion, at))
     return facts
+
+
+def _plain(check: Check) -> Check:
+    """The check with nothing in it but what its type allows: a plugin may have put anything there."""
+    ok = check.ok if isinstance(check.ok, bool) else None
+    return Check(name=str(check.name)[:200], ok=ok, why=str(check.why)[:500])
 
 
 def _fact(check: Check, at: int) -> dict[str, Any]:
