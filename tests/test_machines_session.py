@@ -375,6 +375,37 @@ def test_follow_cuts_what_was_sent_twice_and_needs_its_place(tmp_path: Path) -> 
     assert last.exit_code == 3
 
 
+def test_a_final_status_is_the_last_thing_told(tmp_path: Path) -> None:
+    program = (
+        "head, _ = hear()\nat = head['offset']\nlog = b'0123456789'\n"
+        "last = {'state': 'succeeded', 'attempt': 1, 'exit_code': 0}\n"
+        "say({'re': 'follow', 'status': last})\n"
+        "say({'re': 'follow', 'log': True, 'offset': at}, log[at:at + 4])\n"
+        "if at < 8: sys.exit(0)\n"
+        "say({'re': 'follow', 'end': True, 'offset': 10, 'status': last})\nhear()\n"
+    )
+    items = list(liar(tmp_path, program).attached(handle()))
+    assert [type(item) for item in items] == [bytes, bytes, bytes, Status]
+    assert b"".join(item for item in items if isinstance(item, bytes)) == b"0123456789"
+
+
+def test_files_that_did_not_arrive_are_sent_again(tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    program = (
+        f"tries = {str(tries)!r}\nopen(tries, 'a').write('x')\nok = len(open(tries).read()) == 3\n"
+        "error = {'code': 'BLOBS_MISSING', 'what': 'arrived damaged'}\n"
+        "while True:\n  op = hear()[0]['op']\n"
+        "  if op == 'blob': continue\n"
+        "  if op == 'start': say({'re': op, 'ok': ok, 'status': {'state': 'running', 'attempt': 1},\n"
+        "      'error': {'code': 'NOT_COMMITTED'}})\n"
+        "  else: say({'re': op, 'ok': ok or op == 'prepare', 'want': [], 'error': error})\n"
+    )
+    backend = liar(tmp_path, program)
+    handle = backend.submit(submission(backend, workload(tmp_path / "w")))
+    assert handle.attempt == 1
+    assert tries.read_text() == "xxx"
+
+
 def test_follow_of_a_run_nobody_knows_is_lost(tmp_path: Path) -> None:
     error = {"code": "NOT_COMMITTED", "what": "no"}
     program = f"hear()\nsay({{'re': 'follow', 'ok': False, 'error': {error}}})\nhear()\n"

@@ -26,7 +26,7 @@ from compute_router.errors import (
     Unavailable,
 )
 from compute_router.machines.contract import Machine, MachineBackend
-from compute_router.machines.session import Session, Sessions
+from compute_router.machines.session import Resend, Session, Sessions
 from compute_router.machines.shipping import finish, ship
 from compute_router.machines.specification import specification
 from compute_router.records import key_run_id
@@ -88,6 +88,10 @@ class Running:
                 # Sending the same again is safe: a machine starts an attempt of a run once.
                 cause, started = e, started or sending
                 continue
+            except Resend as e:
+                cause = e
+                time.sleep(0.05)
+                continue
             except RouteError as e:
                 if not started or isinstance(e, (Conflict, SubmitUnknown)):
                     raise
@@ -101,7 +105,7 @@ class Running:
                 mend=f"route status {submission.id} asks again",
             ) from cause
         raise Unavailable(
-            f"the connection to {machine.name} broke while files were sent: {cause}",
+            f"the files did not arrive whole on {machine.name}: {cause}",
             mend="try again: what arrived there is kept",
         ) from cause
 
@@ -289,10 +293,13 @@ class Running:
                 if fresh:
                     yield fresh, offset
             elif "status" in head:
-                if head.get("end"):
+                status, end = _status(head["status"]), bool(head.get("end"))
+                if end:
                     session.answered()
-                yield _status(head["status"]), offset
-                if head.get("end"):
+                # A final one is held back until the log is whole: it is the last thing told.
+                if end or not status.state.final:
+                    yield status, offset
+                if end:
                     return
 
     # Afterwards

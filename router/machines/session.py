@@ -25,7 +25,7 @@ from compute_router.errors import (
 from compute_router.machines.contract import Machine
 from compute_router.machines.framing import Decoder, Frame, Greeting, encode
 
-__all__ = ["Session", "Sessions", "refusal"]
+__all__ = ["Resend", "Session", "Sessions", "refusal"]
 
 PIECE = 1 << 18
 UNSEEN = 1 << 15
@@ -305,11 +305,16 @@ class Sessions:
         self.close()
 
 
+class Resend(Unavailable):
+    """Nothing is committed: files did not arrive whole, or somebody else is sending them just now.
+    Sending them again over a fresh session mends it."""
+
+
 _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "BUSY": (Unavailable, "--wait 30m waits for it"),
     "FOREIGN": (Unavailable, "end that process, or use another place"),
     "NOT_COMMITTED": (Unavailable, "run it again"),
-    "BLOBS_MISSING": (Unavailable, "run it again: what arrived is kept"),
+    "BLOBS_MISSING": (Resend, "run it again: what arrived is kept"),
     "CONFLICT": (Conflict, "use another --key"),
     "NO_SPACE": (PreflightFailed, "route gc frees space there"),
     "PREFLIGHT": (PreflightFailed, ""),
@@ -323,7 +328,11 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
 
 
 def refusal(machine: str, op: str, error: object) -> RouteError:
-    """The error of ours that the other side's `{"code", "what", "mend"}` stands for."""
+    """The error of ours that the other side's `{"code", "what", "mend"}` stands for.
+
+    Of an answer to `start` only what is known to have started nothing is anything else than
+    `SubmitUnknown`.
+    """
     table = error if isinstance(error, dict) else {}
     code = str(table.get("code", "UNREADABLE"))
     what = str(table.get("what") or "no reason given").splitlines()[0][:500]
