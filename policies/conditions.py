@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from compute_router.backend import Surface
-from compute_router.policies.traits import TRAITS, Question, Traits
+from compute_router.policies.traits import TRAITS, Question, Traits, Type
 from compute_router.records import Record
 
-__all__ = ["Effect", "Live", "Rule", "fields", "fill", "holds", "live", "matches"]
+__all__ = ["Effect", "Left", "Live", "Rule", "fields", "fill", "holds", "live", "matches"]
 
 
 class Effect(enum.StrEnum):
@@ -45,11 +45,19 @@ class Rule(Record, frozen=True, kw_only=True):
         return self.order.index(surface) + 1 if surface in self.order else len(self.order) + 1
 
 
+class Left(NamedTuple):
+    """A test that is left to be made; `plain` if it holds exactly for the value it names."""
+
+    name: str
+    test: Any
+    plain: bool
+
+
 class Live(NamedTuple):
     """A rule that applies to the work, with the tests that are left to be made of each offer."""
 
     rule: Rule
-    left: tuple[tuple[str, Any], ...]
+    left: tuple[Left, ...]
     sentence: str | None
     """The sentence, where it is the same for every offer."""
 
@@ -58,9 +66,6 @@ def holds(test: Any, value: Any) -> bool:
     """Whether one test holds for one value. For an unknown value (None) none does."""
     if value is None:
         return False
-    kind = type(test)
-    if (kind is str or kind is bool) and type(value) is kind:
-        return bool(value == test)
     if isinstance(value, tuple):  # several words: one of them will do, `not` speaks of all
         if isinstance(test, dict):
             return all(not holds(test["not"], word) for word in value)
@@ -76,11 +81,12 @@ def holds(test: Any, value: Any) -> bool:
     return bool(value == test)
 
 
-def matches(tests: Sequence[tuple[str, Any]], traits: Mapping[str, Any]) -> bool:
+def matches(tests: Sequence[Left], traits: Mapping[str, Any]) -> bool:
     """Whether every test holds for `traits`."""
-    # Not all(...): this is where the time of a decision goes.
-    for name, test in tests:  # noqa: SIM110
-        if not holds(test, traits[name]):
+    # No all(...), and no call for the plain ones: this is where the time of a decision goes.
+    for name, test, plain in tests:
+        value = traits[name]
+        if value != test and (plain or not holds(test, value)):
             return False
     return True
 
@@ -89,12 +95,16 @@ def live(rules: Sequence[Rule], question: Question) -> list[Live]:
     """The rules that can still apply once the tests of the work and the call are made, in order."""
     found = []
     for rule in rules:
-        of_work = [(name, test) for name, test in rule.when.items() if TRAITS[name].of == "work"]
+        of_work = [_left(name, test) for name, test in rule.when.items() if TRAITS[name].of == "work"]
         if matches(of_work, question.work):
-            left = tuple(pair for pair in rule.when.items() if TRAITS[pair[0]].of != "work")
+            left = tuple(_left(*pair) for pair in rule.when.items() if TRAITS[pair[0]].of != "work")
             same = all(TRAITS[name].of == "work" for name in fields(rule.sentence))
             found.append(Live(rule, left, fill(rule.sentence, question.work) if same else None))
     return found
+
+
+def _left(name: str, test: Any) -> Left:
+    return Left(name, test, isinstance(test, (str, bool)) and TRAITS[name].type in (Type.TEXT, Type.YES_NO))
 
 
 @functools.lru_cache(maxsize=512)

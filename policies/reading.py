@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -166,6 +165,8 @@ def _wrong(where: str, name: str, value: object, wanted: str) -> WrongRule:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     words = list(known)
     close = difflib.get_close_matches(word, words, 1, 0.5)
     return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(words)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from compute_router.policies import words
@@ -58,6 +57,8 @@ def _refusal(weighed: Weighed) -> tuple[str, str]:
     if pin is not None:
         names = sorted({r.offer.backend for r in refusals} | {no.backend for no in answers})
         if pin not in names:
+            import difflib
+
             near = difflib.get_close_matches(pin, names, 1)
             mend = f"did you mean {near[0]!r}? " if near else ""
             return f"Refused: there is no backend {pin!r}", f"{mend}there are: {', '.join(names) or 'none'}"

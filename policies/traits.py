@@ -101,10 +101,10 @@ class Traits(dict[str, Any]):
         self._price: prices.Price | None = None
 
     def __missing__(self, name: str) -> Any:
-        trait = TRAITS[name]
-        if self.offer is not None and trait.of == "work":
+        of, _, _, _, get = TRAITS[name]
+        if self.offer is not None and of == "work":
             return self.question.work[name]
-        value = self[name] = trait.get(self.question, self.offer)
+        value = self[name] = get(self.question, self.offer)
         return value
 
     @property
@@ -153,13 +153,16 @@ def _meets(wanted: Accelerator, hardware: Hardware) -> str:
     return "more" if wanted.family == "gpu" and hardware.count > wanted.count else "no"
 
 
+_SOME = frozenset(Framework) - {Framework.NONE}
+
+
 def _path(question: Question, offer: Offer) -> str:
     """Whether the framework the work is on runs there: XLA work not on CUDA, torch work not on XLA."""
     framework, family = question.workload.needs.framework, offer.hardware.family
     if framework is Framework.NONE:
         return "same"
     if framework is Framework.ANY:
-        good = any(f is not Framework.NONE for f in offer.frameworks)
+        good = not _SOME.isdisjoint(offer.frameworks)
     else:
         other = "gpu" if framework is Framework.XLA else "tpu"
         good = framework in offer.frameworks and family != other
