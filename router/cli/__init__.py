@@ -20,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     import os
     import sys
 
+    # A closed one leaves its number free for the next file that is opened, which must not be ours.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     code = 0
     try:
         code = _call(sys.argv[1:] if argv is None else list(argv))

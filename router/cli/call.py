@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from compute_router.cli.output import Output
 
 if TYPE_CHECKING:
-    from compute_router.run import Router
+    from compute_router.router import Router
     from compute_router.store import RunFolder
 
 __all__ = ["Cli"]
@@ -27,7 +27,7 @@ class Cli:
 
     @functools.cached_property
     def router(self) -> Router:
-        from compute_router.run import Router
+        from compute_router.router import Router
 
         return Router(plugins=self.plugins)
 

@@ -108,9 +108,9 @@ def refused(cli: Cli, made: Plan) -> int:
 
 def dry(cli: Cli, made: Plan) -> int:
     """What `run` would do: the plan, and the files that would ship."""
-    from compute_router.run import _snapshot
+    from compute_router.router import ships
 
-    snapshot = _snapshot(made.workload)
+    snapshot = ships(made.workload)
     show(cli, made)
     out = cli.out
     out.line()

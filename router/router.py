@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder, Store
 
-__all__ = ["Plan", "Router", "load", "run"]
+__all__ = ["Router", "ships"]
 
 OnLog = Callable[[bytes], None]
 
@@ -107,7 +107,7 @@ class Router:
         if plan.decision.outcome in (Outcome.REFUSED, Outcome.WARM):
             raise errors.NoPlace(plan.decision.sentence, mend=plan.decision.mend)
         values = self._secrets(plan.workload) if secrets is None else secrets
-        snapshot = _snapshot(plan.workload)
+        snapshot = ships(plan.workload)
         run_id = key_run_id(key) if key else new_run_id()
         run = self.store.create(run_id, plan.workload, key=key or run_id)
         if run.has("intent") or run.has("receipt"):
@@ -240,7 +240,7 @@ class Router:
             if status.reason != "never_executed" or status.attempt >= MOST_ATTEMPTS:
                 return status
             plan = self._planned(run)
-            snapshot, intent = _snapshot(plan.workload), run.read("intent", Intent)
+            snapshot, intent = ships(plan.workload), run.read("intent", Intent)
             if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
                 return status
             self._journal(run, on_event).tell("again", attempt=status.attempt + 1, reason=status.reason)
@@ -327,7 +327,7 @@ class Router:
         if not run.has("receipt"):
             if not run.has("handle"):
                 plan = self._planned(run)
-                secrets, snapshot = self._secrets(plan.workload), _snapshot(plan.workload)
+                secrets, snapshot = self._secrets(plan.workload), ships(plan.workload)
                 if run.has("intent"):
                     self._again(run, secrets, snapshot, on_event)
                 else:
@@ -358,58 +358,11 @@ class Router:
         return Journal(run, self.registry, on_event)
 
 
-def _snapshot(workload: Workload) -> Snapshot:
+def ships(workload: Workload) -> Snapshot:
+    """What ships with `workload`: its root, and whatever an ignore rule says the file it runs."""
     from compute_router.snapshot import take
 
     entry = workload.entry
     # A script is named below the root, the words of a command from where it starts.
     named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
     return take(Path(entry.root), only=[Path(name) for name in named])
-
-
-def load(
-    target: str | None,
-    *,
-    args: Sequence[str] = (),
-    sets: Sequence[str] = (),
-    profile: str | None = None,
-    router: Router | None = None,
-) -> Workload:
-    """The workload that `target` means: a script's path, a ready-made one (`bench:matmul`), or with
-    None the command `args`. `sets` are `key=value` texts, as for `--set`.
-
-    Reads the file as text and runs nothing of it. Raises `WorkloadError` with file and line,
-    `ConfigError`, `NotFound`.
-    """
-    from compute_router import reading
-
-    router = router or Router()
-    found = reading.load(
-        target,
-        args=args,
-        sets=sets,
-        profile=profile,
-        config=router.config,
-        kinds=router.registry.kinds(),
-    )
-    return found.workload
-
-
-def run(
-    workload: Workload,
-    *,
-    policy: str | None = None,
-    limits: Limits | None = None,
-    key: str | None = None,
-    router: Router | None = None,
-    on_log: OnLog | None = None,
-    on_event: OnEvent | None = None,
-) -> dict[str, Any]:
-    """Plan, start, follow and collect `workload`; returns its receipt.
-
-    The same path as `route run`. Raises as `Router.submit` does; a run that fails is no error
-    here: its receipt says so. Called again with the same `key` it goes on with the same run.
-    """
-    router = router or Router()
-    folder = router.submit(router.plan(workload, policy=policy, limits=limits), key=key, on_event=on_event)
-    return router.resume(folder, on_log=on_log, on_event=on_event)
