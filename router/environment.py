@@ -180,7 +180,7 @@ def _built(workload: Workload, envs: Path) -> Interpreter:
     minor = ".".join(version.split(".")[:2])
     asked = _asked(workload, envs)
     asked.parent.mkdir(exist_ok=True)
-    beside = asked.with_suffix(f".{os.getpid()}")
+    beside = asked.with_suffix(f".{os.urandom(6).hex()}")
     beside.write_text(f"{digest} {minor}\n")
     beside.replace(asked)
     return Interpreter(python=str(home / "bin" / "python"), stack={"lock": digest, "python": minor})

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import submission
+from peers import workload as a_script
 
+from compute_router.backends.local import LocalBackend, LocalSettings
 from compute_router.environment import interpreter, known, pip_settings, satisfies, stack_of
 from compute_router.errors import PreflightFailed
 from compute_router.workload import Entry, Workload
@@ -134,6 +137,17 @@ def test_dependencies_are_built_once_per_lock(tmp_path: Path, index: Path) -> No
     assert sorted(p.name for p in envs.iterdir()) == sorted(
         ["asked", found.stack["lock"], newer.stack["lock"]]
     )
+
+
+def test_the_work_runs_in_what_was_built(tmp_path: Path, home: Path, index: Path) -> None:
+    backend = LocalBackend(LocalSettings(), home)
+    source = "import routedemo, sys\nprint(routedemo.version, sys.prefix)\n"
+    handle = backend.submit(
+        submission(backend, a_script(tmp_path / "w", source, dependencies=("routedemo",)))
+    )
+    version, prefix = b"".join(backend.logs(handle, follow=True)).decode().split()
+    assert version == "1.0"
+    assert prefix.startswith(str(backend.root / "envs"))
 
 
 def test_two_builders_do_not_harm_each_other(tmp_path: Path, index: Path) -> None:

@@ -36,8 +36,11 @@ class LocalMachine(Machine):
         environ = {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}
         with _LOCK:
             _LEFT[:] = [process for process in _LEFT if process.poll() is None]
-        ours, theirs = socket.socketpair()
-        complaints = _nameless()
+        try:
+            ours, theirs = socket.socketpair()
+            complaints = _nameless()
+        except OSError as e:
+            raise Unavailable(f"no connection can be made: {e.strerror}", mend="close some files") from e
         try:
             process = subprocess.Popen(
                 program,

@@ -19,6 +19,7 @@ from compute_router.backend import Handle, State, Status, Submission
 from compute_router.errors import (
     Broken,
     Conflict,
+    CredentialsError,
     HandleLost,
     Rejected,
     RouteError,
@@ -73,6 +74,8 @@ class Running:
         machine = machines[0]
         interpreter = self._backend.interpreter(submission.workload)
         spec = specification(submission, interpreter, self._backend.leases(submission.offer))
+        if missing := [name for name in submission.workload.secrets if name not in submission.secrets]:
+            raise CredentialsError(f"missing secret: {missing[0]}", mend=f"export {missing[0]}=...")
         secrets = {name: submission.secrets[name] for name in submission.workload.secrets}
         sessions = self.sessions(machine)
         cause: Exception | None = None
