@@ -118,11 +118,24 @@ def listing(folder: Path, runs: int) -> None:
     def row(i: int) -> Row:
         state, final = states[i * 7919 % 100], states[i * 7919 % 100] != "running"
         return Row(
-            id=f"01{i:024d}", created_us=i, updated_us=i, name=f"name{i % 1000}",
-            kind=("train", "bench", "validate")[i % 3], purpose="smoke", backend=("local", "far", "cloud", "slice")[i % 4], surface="local", state=state,
-            attempt=1, exit_code=0, policy="auto", accelerator="H200:8", key="k" * 26,
-            receipt_id="ab" * 32 if final else None, collected=final, ended_us=i,
-        )  # fmt: skip
+            id=f"01{i:024d}",
+            created_us=i,
+            updated_us=i,
+            name=f"name{i % 1000}",
+            kind=("train", "bench", "validate")[i % 3],
+            purpose="smoke",
+            backend=("local", "far", "cloud", "slice")[i % 4],
+            surface="local",
+            state=state,
+            attempt=1,
+            exit_code=0,
+            policy="auto",
+            accelerator="H200:8",
+            key="k" * 26,
+            receipt_id="ab" * 32 if final else None,
+            collected=final,
+            ended_us=i,
+        )
 
     begun = time.perf_counter()
     store.index._rows = lambda: (row(i) for i in range(runs))  # type: ignore[method-assign]

@@ -9,8 +9,17 @@ from compute_router.rows import COLUMNS, Row, storable
 
 __all__ = ["LIVE", "select"]
 
-LIVE = ("planned", "staging", "committed", "waiting", "starting", "running", "orphaned", "unknown")
-FINAL = ("succeeded", "failed", "cancelled", "timed_out", "preempted", "lost")
+LIVE: tuple[str, ...] = (
+    "planned",
+    "staging",
+    "committed",
+    "waiting",
+    "starting",
+    "running",
+    "orphaned",
+    "unknown",
+)
+FINAL: tuple[str, ...] = ("succeeded", "failed", "cancelled", "timed_out", "preempted", "lost")
 ALL = ", ".join(COLUMNS)
 
 

@@ -140,6 +140,10 @@ class Context:
                 wrong = misfit(type_, v)
                 given[path] = unobserved(f"what was given {wrong}") if wrong else seen(v, src, at or self.at)
 
+        if self.snapshot and not isinstance(self.snapshot.get("git"), Mapping):
+            note = redactor.text(str(self.snapshot.get("note") or ""), "code")
+            for name in ("commit", "branch", "dirty", "diff_sha256", "message"):
+                given[f"code.{name}"] = unobserved(note or "what shipped is no git work tree")
         self._declared(say, redactor)
         self._decided(say, redactor)
         self._ended(say)
@@ -201,7 +205,7 @@ class Context:
             say("decision.sha256", digest(decision), "derived")
             say("decision.rejections", [plain(r) for r in decision.rejections][:1000], "observed")
         tries = self.intent.get("tries")
-        if isinstance(tries, list):
+        if isinstance(tries, (list, tuple)):
             say(
                 "decision.tries",
                 [{**t, "what": redactor.text(str(t.get("what")), "decision.tries")} for t in tries],

@@ -61,7 +61,7 @@ def _fact(field: SchemaField, node: Any, at: int) -> Fact:
     """One field as it was said: wrapped with source and time, or plain."""
     v, why, src, when = _unwrap(node, at)
     if v is None:
-        return unobserved(why)
+        return unobserved(why or "the machine does not report it")
     if v == "not_applicable":
         return not_applicable("the machine has none")
     if v == "unobserved":

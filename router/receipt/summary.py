@@ -131,7 +131,7 @@ def _cache(context: Any) -> str:
     texts = []
     for item in found:
         if isinstance(item, Mapping):
-            counts = [f"{item[n]} {n}" for n in ("hits", "misses") if type(item.get(n)) is int]
+            counts = [f"{n} {item[n]}" for n in ("hits", "misses") if type(item.get(n)) is int]
             words = [str(item.get("state")).replace("_", " "), f"then {item.get('verdict')}", *counts]
             texts.append(f"{item.get('kind')}: {', '.join(words)}")
     return "; ".join(texts) or "none"
