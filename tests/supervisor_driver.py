@@ -299,3 +299,27 @@ def ended(pid: int, seconds: float = 5.0) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def holders(attempt: Path, name: str) -> list[int]:
+    """Pids that have the lock file `name` of the attempt open: waiter and its child, or watcher."""
+    wanted, found = str(attempt / name), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if any(os.readlink(fd) == wanted for fd in (entry / "fd").iterdir()):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def kill(pids: list[int]) -> bool:
+    hit = False
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            hit = True
+        except ProcessLookupError:
+            pass
+    return hit

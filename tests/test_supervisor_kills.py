@@ -7,6 +7,7 @@ never to have executed and then started again.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from supervisor_driver import FINAL, Link, Place, ended, shell, spec
+from supervisor_driver import DIGEST, FINAL, Fault, Link, Place, ended, holders, kill, shell, spec
 
 from compute_router.supervisor.boot import BOOT
 
@@ -33,30 +34,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.close()
-
-
-def holders(attempt: Path, name: str) -> list[int]:
-    """Pids that have the lock file `name` of the attempt open: waiter and its child, or watcher."""
-    wanted, found = str(attempt / name), []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if any(os.readlink(fd) == wanted for fd in (entry / "fd").iterdir()):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def kill(pids: list[int]) -> bool:
-    hit = False
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-            hit = True
-        except ProcessLookupError:
-            pass
-    return hit
 
 
 def strike(place: Place, link: Link, run_id: str, victim: str, delay: float) -> bool:
@@ -180,10 +157,6 @@ def can_trace() -> bool:
 )
 def test_kills_at_every_call(place: Place, tmp_path: Path, syscall: str) -> None:
     """Every process of the supervisor dies at its k-th such call, for each k until nothing dies any more."""
-    import json
-
-    from supervisor_driver import DIGEST
-
     if not can_trace():
         pytest.skip("strace is not installed or not allowed here")
     states = []
@@ -244,8 +217,6 @@ def test_an_orphan_is_adopted_and_its_end_told(place: Place, tmp_path: Path) -> 
     assert not ended(executed["pid"], 0.1), "the work goes on"
     assert link.start(run_id)["state"] == "orphaned"
     other = place.submit(link, shell("true", leases=["one"]))
-    from supervisor_driver import Fault
-
     with pytest.raises(Fault, match="BUSY") as busy:
         link.start(other)
     assert busy.value.error["holder"]["run_id"] == run_id, "the lease stays with the living work"
@@ -284,8 +255,6 @@ def test_a_waiter_killed_before_the_exec_is_never_executed(place: Place, tmp_pat
     stopped = place.attempt(other)
     stopped.mkdir(parents=True)
     started = place.read(run_id, "started.json")
-    import json
-
     (stopped / "started.json").write_text(json.dumps({**started, "leases": []}))
     (stopped / "sup.lock").touch()
     found = link.status(other)
@@ -295,8 +264,6 @@ def test_a_waiter_killed_before_the_exec_is_never_executed(place: Place, tmp_pat
     status, _, _ = link.follow(other)
     assert (status["attempt"], status["exit_code"]) == (2, 7)
     assert ledger.read_text() == "1\n2\n"
-    from supervisor_driver import Fault
-
     with pytest.raises(Fault, match="ATTEMPT"):
         link.start(other, 3)
     with pytest.raises(Fault, match="ATTEMPT"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from . import cgroup, ending, files, forking, leases, machine, truth, wire
 
@@ -29,15 +30,8 @@ OUT_OF_DEVICE_MEMORY = (
 def close(waiter: Waiter, status: int) -> None:
     """Everything after the work's end. The outcome is on disk before anything slow begins."""
     attempt = waiter.attempt
+    record = conclude(attempt, status)
     executed = attempt.json("exec.json")
-    state, reason, detail = judge(attempt, status)
-    record = attempt.finish(
-        state,
-        reason,
-        detail,
-        exit_code=status if status >= 0 else None,
-        signal=-status if status < 0 else None,
-    )
     waiter.note(record["state"])
     # Whatever the work left running is no part of its outcome, but of its leases.
     tree = ending.Tree(attempt, executed, os.getpid())
@@ -59,6 +53,30 @@ def close(waiter: Waiter, status: int) -> None:
         "events": waiter.events,
     }
     settle(attempt, waiter.spec, facts)
+
+
+def conclude(attempt: Attempt, status: int) -> Json:
+    """Write the exit record of work that ended with `status`; tries hard, for nobody else knows it."""
+    try:
+        state, reason, detail = judge(attempt, status)
+    except Exception:
+        forking.traceback()
+        state, reason, detail = ("failed", "exit", "") if status else ("succeeded", "", "")
+    for pause in (0.1, 1.0, 10.0, None):
+        try:
+            return attempt.finish(
+                state,
+                reason,
+                detail,
+                exit_code=status if status >= 0 else None,
+                signal=-status if status < 0 else None,
+            )
+        except OSError:
+            if pause is None:
+                raise
+            forking.traceback()
+            time.sleep(pause)
+    raise AssertionError
 
 
 def _darwin() -> bool:

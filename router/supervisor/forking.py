@@ -80,27 +80,18 @@ def _grandchild(
     asked: Json,
     told: Told,
 ) -> None:
-    """Be the waiter, and tell every failure: to the server as long as it listens, else as the outcome."""
+    """Be the waiter; a failure to become one is told to the server."""
     from . import waiter
 
     detached = False
     try:
-        try:
-            close_others({0, 1, 2, told.fd})
-            os.makedirs(attempt.path, 0o700, exist_ok=True)
-            detach(attempt.at("supervisor.log"))
-            detached = True
-            waiter.Waiter(attempt, spec, secrets, asked).run(told, wait_us)
-        except OSError as e:
-            if detached:
-                traceback()
-            raise refusal(e)
-    except Fault as fault:
-        if told.fd < 0 and not attempt.has("started.json"):
-            # It waited, and whoever asked is gone; `sup.lock` is ours until this process ends.
-            attempt.finish("failed", fault.code.lower(), fault.what)
-            waiter.forget(attempt.at("waiting.json"))
-        told.say("fault", **fault.told())
+        close_others({0, 1, 2, told.fd})
+        os.makedirs(attempt.path, 0o700, exist_ok=True)
+        detach(attempt.at("supervisor.log"))
+        detached = True
+        waiter.Waiter(attempt, spec, secrets, asked).run(told, wait_us)
+    except OSError as e:
+        told.say("fault", **refusal(e).told())
     except BaseException:
         if detached:
             traceback()

@@ -126,11 +126,14 @@ def _between(begin: Json, end: Json) -> Optional[int]:
 def timing(o: Observed, committed: Json, started: Json, executed: Json, record: Json, facts: Json) -> Json:
     asked = dict(started.get("asked") or {}, boot_id=started.get("boot_id"))
     never = "the work was never executed"
+    seen = record.get("exit_code") is not None or record.get("signal") is not None
     return {
         "stage_in_us": o.seen(committed.get("stage_us"), "the run was not committed by this supervisor"),
         "queue_us": o.seen(_between(asked, started), "it never started"),
         "spawn_us": o.seen(_between(started, executed), never),
-        "run_us": o.seen(_between(executed, record), never if not executed else "clocks of two boots"),
+        "run_us": o.seen(
+            _between(executed, record) if seen else None, "nobody saw its end" if executed else never
+        ),
         "collect_us": o.seen(facts.get("collect_us")),
         "cpu_us": o.seen(facts.get("cpu_us"), "whoever waited for the work is gone"),
         **{name: o.seen(None, LATER) for name in _SPANS.split()},

@@ -9,10 +9,17 @@ from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Tuple
 
 FINAL = frozenset(("succeeded", "failed", "cancelled", "timed_out", "preempted", "lost"))
 RESERVE = 4096
+NEEDED: Dict[str, Tuple[Tuple[str, type], ...]] = {
+    "exit.json": (("state", str), ("attempt", int), ("reason", str), ("detail", str), ("ended_us", int)),
+    "started.json": (("boot_id", str), ("waiter", dict), ("at_us", int), ("leases", list)),
+    "exec.json": (("pid", int), ("start", int), ("at_us", int)),
+    "killing.json": (("why", str),),
+    "done.json": (("measured_sha256", str), ("measured_bytes", int)),
+}
 
 
 class Run:
@@ -57,7 +64,13 @@ class Attempt:
         return os.path.join(self.path, name)
 
     def json(self, name: str) -> Optional[Dict[str, Any]]:
-        return files.read_json(self.at(name))
+        """The record `name`, None if it is absent. Raises `Fault` DAMAGED if it is not what we write."""
+        found = files.read_json(self.at(name))
+        if found is not None:
+            for key, kind in NEEDED.get(name, ()):
+                if not isinstance(found.get(key), kind):
+                    raise Fault("DAMAGED", "%s has no %s" % (self.at(name), key), "its file system lost it")
+        return found
 
     def has(self, name: str) -> bool:
         return os.path.lexists(self.at(name))

@@ -55,11 +55,11 @@ def ended(record: Json, executed: Optional[Json]) -> Json:
         record["attempt"],
         reason=record["reason"],
         detail=record["detail"],
-        exit_code=record["exit_code"],
-        signal=record["signal"],
+        exit_code=record.get("exit_code"),
+        signal=record.get("signal"),
         started_us=executed["at_us"] if executed else None,
         ended_us=record["ended_us"],
-        boot_id=record["boot_id"],
+        boot_id=record.get("boot_id"),
     )
 
 

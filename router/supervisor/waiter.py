@@ -9,6 +9,7 @@ import time
 
 from . import cgroup, closing, devices, files, forking, leases, machine, wire, work
 from .forking import traceback
+from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 POLL = 0.05
 """Seconds between two tries for a lease; the only poll there is."""
+SLOW = 1.0
+"""The same where each try asks nvidia-smi."""
 RESPAWN = (0.0, 0.1, 0.5, 2.0, 10.0)
 
 
@@ -43,22 +46,38 @@ class Waiter:
         )
 
     def run(self, told: Told, wait_us: Optional[int]) -> None:
-        """All of it. Whatever goes wrong before the exec is told to the server and leaves nothing started."""
-        attempt = self.attempt
-        os.makedirs(attempt.path, 0o700, exist_ok=True)
-        lock = files.lock(attempt.at("sup.lock"), patience=0.25)
+        """All of it. What goes wrong before the exec leaves nothing started, and is told: to the server
+        as long as it listens, else as the outcome. Whatever is told, `sup.lock` is free by then."""
+        lock = files.lock(self.attempt.at("sup.lock"), patience=0.25)
         if lock < 0:
             return told.say("other")
+        try:
+            self._run(told, wait_us)
+        except (Fault, OSError) as e:
+            fault = e if isinstance(e, Fault) else forking.refusal(e)
+            if not isinstance(e, Fault):
+                traceback()
+            if told.fd < 0 and not self.attempt.has("started.json"):
+                reason = "wait_expired" if fault.code in ("BUSY", "FOREIGN") else fault.code.lower()
+                self.attempt.finish("failed", reason, "never executed; " + fault.what)
+                forget(self.attempt.at("waiting.json"))
+            os.close(lock)
+            return told.say("fault", **fault.told())
+        os.close(lock)
+        return told.say("already")
+
+    def _run(self, told: Told, wait_us: Optional[int]) -> None:
+        attempt = self.attempt
         if attempt.has("exit.json") or attempt.has("started.json"):
-            return told.say("already")
+            return
         forget(attempt.at("waiting.json"))
         attempt.reserve()
         if attempt.has("cancel.json"):
             attempt.finish("cancelled", "cancel", "cancelled before it started")
-            return told.say("already")
+            return
         adopts = forking.name_process("route-waiter")
         if not self.lease(told, wait_us):
-            return None
+            return
         volumes = work.make_folders(attempt, self.spec)
         log = os.open(
             attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -83,14 +102,13 @@ class Waiter:
             "mono_us": machine.mono_us(),
         }
         if not files.create_once(attempt.at("started.json"), wire.dumps(started)):
-            return told.say("already")
+            return
         forget(attempt.at("waiting.json"))
         self.spawn(argv, env, log, told)
         del env
         self.secrets.clear()
         self.beside()
         closing.close(self, self.wait())
-        return None
 
     def beside(self) -> None:
         """What is done while the work runs already: nothing of it may cost the outcome."""
@@ -106,7 +124,8 @@ class Waiter:
     # Leases
 
     def lease(self, told: Told, wait_us: Optional[int]) -> bool:
-        """Take every lease, waiting as long as was allowed. False if this start has ended instead."""
+        """Take every lease, waiting as long as was allowed. False if it was cancelled meanwhile; raises
+        `Fault` BUSY or FOREIGN when the time is up."""
         until = None if wait_us is None else time.monotonic() + wait_us / 1e6
         place: Optional[leases.Place] = None
         wanted = [*self.spec.get("leases", ())]
@@ -131,8 +150,7 @@ class Waiter:
                     return True
                 now = time.monotonic()
                 if until is not None and now >= until:
-                    self._give_up(told, holder, waited=place is not None)
-                    return False
+                    raise refused(holder)
                 if place is None:
                     place = leases.Place(wanted, mark)
                 said = {
@@ -146,7 +164,8 @@ class Waiter:
                     seen = said
                     files.write_hint(self.attempt.at("waiting.json"), wire.dumps(said))
                 told.say("waiting")
-                time.sleep(POLL if until is None else max(0.0, min(POLL, until - now)))
+                pause = SLOW if self.spec.get("devices", {}).get("family") == "gpu" else POLL
+                time.sleep(pause if until is None else max(0.0, min(pause, until - now)))
                 if self.attempt.has("cancel.json"):
                     self.attempt.finish("cancelled", "cancel", "cancelled while it waited")
                     forget(self.attempt.at("waiting.json"))
@@ -178,19 +197,6 @@ class Waiter:
                 return {"lease": "device", "run_id": None, "foreign": foreign}
         self.fds, self.names = fds, named
         return None
-
-    def _give_up(self, told: Told, holder: Json, waited: bool) -> None:
-        foreign = holder.get("foreign")
-        code = "FOREIGN" if foreign else "BUSY"
-        if waited:
-            # The client that asked may be gone: an outcome that nobody reads must still stand.
-            detail = "waited as long as was allowed; never executed; " + describe(holder)
-            self.attempt.finish("failed", "wait_expired", detail)
-            forget(self.attempt.at("waiting.json"))
-        facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
-        told.say(
-            "fault", code=code, what=describe(holder), mend="route run --wait 30m waits for it", holder=facts
-        )
 
     # The work
 
@@ -292,3 +298,11 @@ def describe(holder: Json) -> str:
     if name == "queue":
         return "run %s waits for the same lease and came first" % holder["run_id"]
     return "run %s holds the lease %s" % (holder["run_id"], name)
+
+
+def refused(holder: Json) -> Fault:
+    """The refusal of a start whose lease somebody else has."""
+    facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
+    if holder.get("foreign"):
+        return Fault("FOREIGN", describe(holder), "end that process, or ask for other devices", holder=facts)
+    return Fault("BUSY", describe(holder), "route run --wait 30m waits for it", holder=facts)
