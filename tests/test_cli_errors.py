@@ -210,6 +210,20 @@ def test_a_broken_plugin_is_named_and_everything_else_works(route: Route, tmp_pa
     assert "broken-route" in doctor.stdout
 
 
+def test_a_plugin_whose_module_is_gone_is_named_without_an_import(route: Route, tmp_path: Path) -> None:
+    from test_registry import install
+
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "gone-route", "")
+    (site / "gone_route.py").unlink()
+    install(site, "loud-route", "print('imported')")
+    out = route("plugins", env={"PYTHONPATH": str(site)})
+    assert out.returncode == 0
+    assert "gone_route: there is no module gone_route" in out.stdout
+    assert "imported" not in out.stdout
+
+
 COMMANDS = """\
 import click
 from compute_router import hookimpl

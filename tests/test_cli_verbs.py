@@ -181,6 +181,19 @@ def test_gc_shows_first_and_keeps_receipts(route: Route, folder: Path, home: Pat
     assert data(route("ps", "--json"))["runs"] == []
 
 
+def test_gc_finds_folders_that_nothing_can_be_done_with(route: Route, home: Path) -> None:
+    assert route("run", "--", "true").returncode == 0
+    [run] = (home / "runs").iterdir()
+    (run / "workload.json").unlink()
+    assert data(route("gc", "--json")) == []
+    os.utime(run, (1, 1))
+    [found] = data(route("gc", "--json"))
+    assert (found["run_id"], found["removed"]) == (run.name, False)
+    assert run.exists()
+    assert route("gc", "--delete").returncode == 0
+    assert not run.exists()
+
+
 def test_gc_refuses_a_run_that_may_be_going_on(route: Route, folder: Path) -> None:
     run_id = route("run", "--detach", "--", "sleep", "60.75").stdout.strip()
     refused = route("gc", "--delete", "--run", run_id)

@@ -43,7 +43,7 @@ def resume(cli: Cli, id: str, raw: bool) -> int:
 
     Shows the log from its beginning and exits like `route run`.
     """
-    from compute_router.cli.attached import Stages, attached, ended, guard
+    from compute_router.cli.attached import Stages, attached, ended, guard, receipt_of
     from compute_router.cli.leaving import Leaving
     from compute_router.cli.logtext import LogText
 
@@ -54,7 +54,7 @@ def resume(cli: Cli, id: str, raw: bool) -> int:
     leaving = Leaving(asking=cli.out.terminal_err and sys.stdin.isatty())
 
     def work() -> int:
-        receipt = run.read_json("receipt")
+        receipt = receipt_of(run)
         if receipt is not None:
             return ended(cli, run, receipt)
         return attached(cli, run, leaving, log, stages)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from compute_router.cli.call import Cli
-from compute_router.cli.codes import exit_code, told
+from compute_router.cli.codes import ENDS, exit_code, told
 from compute_router.cli.leaving import AskCancel, Leave, Leaving
 from compute_router.cli.logtext import LogText
 from compute_router.cli.output import problem
@@ -18,7 +18,7 @@ from compute_router.errors import ExitCode
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
 
-__all__ = ["Stages", "attached", "ended", "guard", "left"]
+__all__ = ["Stages", "attached", "ended", "guard", "left", "receipt_of"]
 
 
 _SLOW = {
@@ -102,6 +102,14 @@ class Stages:
                 return state, detail
         # A final state is told by the summary.
         return None
+
+
+def receipt_of(run: RunFolder) -> dict[str, Any] | None:
+    """The receipt of a run that is over; None while it goes on, whatever an earlier attempt left."""
+    receipt, status = run.read_json("receipt"), run.read_json("status") or {}
+    if receipt is None or status.get("state") not in ENDS:
+        return None
+    return receipt if receipt.get("attempt") == status.get("attempt") else None
 
 
 def attached(cli: Cli, run: RunFolder, leaving: Leaving, log: LogText, stages: Stages) -> int:

@@ -137,8 +137,10 @@ def wait(cli: Cli, ids: tuple[str, ...]) -> int:
 
 def _end_of(cli: Cli, run: RunFolder, stages: Any) -> tuple[dict[str, Any], RouteError | None]:
     """Wait for one run; an error about it is told and does not keep the others waiting."""
+    from compute_router.cli.attached import receipt_of
+
     try:
-        if not run.has("receipt"):
+        if receipt_of(run) is None:
             seen = cli.router.attach(run, on_event=stages)
             if not seen.state.final:
                 raise Refused(

@@ -58,7 +58,9 @@ def commands(cli: Cli, *, load: bool = True) -> dict[str, str]:
 def _keep(file: Path, data: object) -> None:
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        # The store's own folder is nobody else's to read, whoever makes it first.
+        file.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
         part.write_text(json.dumps(data))
         part.replace(file)
     except OSError:

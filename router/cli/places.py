@@ -114,9 +114,24 @@ def plugins(cli: Cli, check: bool) -> int:
     rows, data = [], []
     for entry, used in registry.listing():
         broken = next((w for w in registry.warnings if entry.name in w and entry.distribution in w), "")
+        if not broken and _gone(entry.value):
+            broken = f"there is no module {entry.value.partition(':')[0]}"
         state = "broken" if broken else "yes" if used else "no"
         rows.append([entry.name, state, f"{entry.distribution} {entry.version}".rstrip(), entry.value])
         data.append({**entry._asdict(), "used": used, "broken": broken or None})
     cli.out.table(["PLUGIN", "USED", "FROM", "MODULE"], rows)
+    for each in data:
+        if each["broken"]:
+            cli.out.line(f"{each['name']}: {each['broken']}")
     cli.out.done(data)
     return 0
+
+
+def _gone(value: str) -> bool:
+    """Whether the top package of an entry point is not installed. Looked for, not imported."""
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(value.partition(":")[0].partition(".")[0]) is None
+    except (ImportError, ValueError):
+        return True

@@ -191,7 +191,7 @@ def go(
     like: RunFolder | None = None,
 ) -> int:
     """Plan, submit and (unless detached) follow one workload; returns the exit code."""
-    from compute_router.cli.attached import Stages, attached, ended, guard
+    from compute_router.cli.attached import Stages, attached, ended, guard, receipt_of
     from compute_router.cli.leaving import Leaving
     from compute_router.cli.logtext import LogText
     from compute_router.cli.planning import dry, refused
@@ -220,7 +220,7 @@ def go(
                 {"run_id": folder.id, "path": str(folder.path), "decision": folder.read_json("decision")}
             )
             return 0
-        receipt = folder.read_json("receipt")
+        receipt = receipt_of(folder)
         if receipt is not None:
             out.note("the run of this key is over already; nothing was started")
             return ended(cli, folder, receipt)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["gc"]
 
-DAY = 86400
+HOUR, DAY = 3600, 86400
 
 
 @verb()
@@ -56,6 +56,7 @@ def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, outputs: bool, na
                 run = store.open(row.id)
                 found += filter(None, [_place(cli, run, row, delete)])
                 found += filter(None, [_brought(run, delete)] if outputs else [])
+        found += _broken(cli, delete, before=now - HOUR)
         if delete and store.home.is_dir():
             swept = store.sweep(before=now - DAY)
             if swept:
@@ -107,6 +108,19 @@ def _place(cli: Cli, run: RunFolder, row: Row, delete: bool) -> dict[str, Any] |
             cli.out.warn(f"{run.id}: {e.what}")
             return None
     return {"run_id": run.id, "what": what, "removed": delete}
+
+
+def _broken(cli: Cli, delete: bool, *, before: float) -> list[dict[str, Any]]:
+    """Folders that no longer say what was run: no list shows them, and nothing can be done with them."""
+    from compute_router.index import folders
+
+    found = []
+    for path in map(Path, folders(cli.router.store.home)):
+        if not (path / "workload.json").exists() and path.stat().st_mtime < before:
+            if delete:
+                cli.router.store.remove(path.name)
+            found.append({"run_id": path.name, "what": "broken: it has no workload.json", "removed": delete})
+    return found
 
 
 def _brought(run: RunFolder, delete: bool) -> dict[str, Any] | None:

@@ -74,6 +74,8 @@ def wave(
                     out.stage("run", f"{run.id} {workload.name}")
                 out.event({"event": "submitted", "run_id": run.id, "name": workload.name})
                 started.append((workload.name, run))
+                # From here on an interruption leaves runs that go on.
+                stages.run_id, leaving.attached = run.id, True
             except RouteError as e:
                 out.note(f"route: {workload.name}: {e.what}")
                 started.append((workload.name, e))
