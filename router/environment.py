@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -186,11 +187,16 @@ def _built(workload: Workload, envs: Path) -> Interpreter:
     return Interpreter(python=str(home / "bin" / "python"), stack={"lock": digest, "python": minor})
 
 
+_FINDING = threading.Lock()
+
+
 def _uv() -> str:
     try:
         from uv import find_uv_bin
 
-        return find_uv_bin()
+        # It asks sysconfig, whose first answers to several threads at once can be None.
+        with _FINDING:
+            return find_uv_bin()
     except (ImportError, FileNotFoundError) as e:
         found = shutil.which("uv")
         if found is None:
