@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Stages", "attached", "ended", "guard", "left", "receipt_of"]
 
 
-_SLOW = {
-    "decided": "looking at the files",
-    "staging": "sending the files",
-    "collecting": "bringing back what the work left",
-}
-"""Events after which it may take a while, and what is being done then."""
-
-
 class Stages:
     """Turns events of a run into stage lines; keeps the id, so that an interrupted start can be named."""
 
@@ -64,8 +56,8 @@ class Stages:
             if self._log is not None:
                 self._log.close()
             out.stage(*line)
-        if name in _SLOW or event.get("state") == "waiting":
-            out.busy(_SLOW.get(name, "waiting for the place"))
+        if slow := _slow(name, str(event.get("state"))):
+            out.busy(slow)
 
     def _line(self, name: str, event: dict[str, Any]) -> tuple[str, str] | None:
         place = "/".join(filter(None, [event.get("backend"), event.get("offer")]))
@@ -102,6 +94,15 @@ class Stages:
                 return state, detail
         # A final state is told by the summary.
         return None
+
+
+def _slow(event: str, state: str) -> str:
+    """What may take a while after an event, if anything does."""
+    if event == "staging":
+        return "sending the files"
+    if event != "state":
+        return ""
+    return "bringing back what it left" if state in ENDS else "waiting for the place" * (state == "waiting")
 
 
 def receipt_of(run: RunFolder) -> dict[str, Any] | None:

@@ -62,8 +62,10 @@ def plan(
     for warning in loaded.warnings:
         cli.out.warn(warning)
     allowed = limits(cli, loaded.workload, backend=backend, wait=wait, detach=detach)
+    cli.out.busy("asking the backends")
     made = cli.router.plan(loaded.workload, policy=policy, limits=allowed)
     cli.tell_warnings()
+    cli.out.calm()
     valued = _valued(loaded.workload, loaded.origins)
     show(cli, made)
     if values:

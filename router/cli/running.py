@@ -203,12 +203,15 @@ def go(
 
     def work() -> int:
         allowed = limits(cli, workload, backend=backend, wait=wait, detach=detach)
+        out.busy("asking the backends")
         plan = router.plan(workload, policy=policy, limits=allowed)
+        out.calm()
         cli.tell_warnings()
         if dry_run:
             return dry(cli, plan)
         if not plan.decision.ranked or plan.decision.outcome.value in ("refused", "warm"):
             return refused(cli, plan)
+        out.busy("looking at the files")
         folder = router.submit(plan, key=key, secrets=secret_values(workload, env_file), on_event=stages)
         stages.name(folder.id)
         if like is not None:
