@@ -41,7 +41,7 @@ class Stage:
         self.root, self.nonce = root, nonce
         self.folder = os.path.join(root, "stage")
         self.parts: Dict[str, Part] = {}
-        self.whole: Dict[str, str] = {}
+        self.whole: Dict[str, Part] = {}
         self.failed: Dict[str, Fault] = {}
         self.began = machine.mono_us()
 
@@ -85,12 +85,15 @@ class Stage:
         if part is None and len(self.parts) < MOST_OPEN and os.path.exists(path):
             fd = files.lock(path)
             if fd >= 0:
+                os.lseek(fd, 0, os.SEEK_END)
                 part = self.parts[digest] = Part(path, fd)
         if part is None:
             return 0
         if part.size > size:
             os.ftruncate(part.fd, 0)
+            os.lseek(part.fd, 0, os.SEEK_SET)
             part.size = 0
+        os.lseek(part.fd, part.size, os.SEEK_SET)
         return part.size
 
     # Arriving
@@ -135,9 +138,10 @@ class Stage:
         # Writing out begins now and is waited for once, at the commit.
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(part.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        self.whole[digest] = part.path
-        del self.parts[digest]
-        os.close(part.fd)
+        # Kept open, and so locked: another connection must not begin it anew before it has its name.
+        self.whole[digest] = self.parts.pop(digest)
+        if len(self.whole) >= MOST_OPEN:
+            self._settle_blobs()
 
     def _new(self, digest: str) -> Part:
         path = os.path.join(self.folder, digest + ".part")
@@ -165,23 +169,21 @@ class Stage:
     def _settle_blobs(self) -> None:
         """Make what arrived durable and live: synced first, renamed then."""
         folders = set()
-        for path in self.whole.values():
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        for digest, path in self.whole.items():
+        for part in self.whole.values():
+            os.fsync(part.fd)
+        for digest, part in self.whole.items():
             final = blob_path(self.root, digest)
             folder = os.path.dirname(final)
             if folder not in folders:
                 os.makedirs(folder, 0o700, exist_ok=True)
                 folders.add(folder)
-            os.rename(path, final)
+            os.rename(part.path, final)
         for folder in folders:
             files.sync_folder(folder)
         if folders:
             files.sync_folder(os.path.join(self.root, "blobs"))
+        for part in self.whole.values():
+            os.close(part.fd)
         self.whole.clear()
 
     # Commit
@@ -245,9 +247,10 @@ class Stage:
 
     def close(self) -> None:
         """Let go of the parts; those that are not whole stay, to be gone on with."""
-        for part in self.parts.values():
+        for part in (*self.parts.values(), *self.whole.values()):
             os.close(part.fd)
         self.parts.clear()
+        self.whole.clear()
 
 
 def _digest(fd: int) -> str:
