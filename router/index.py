@@ -94,13 +94,13 @@ class Index:
 
             return self._try(change, writing=True)
 
-    def add(self, row: Row, then: Callable[[], T]) -> T:
+    def add(self, row: Row, then: Callable[[], T]) -> tuple[bool, T]:
         """Insert a row unless there is one, on the disk; then do `then`, before anybody can build the
-        index anew."""
+        index anew. Returns whether the row is new, and what `then` gave."""
 
-        def work(connection: sqlite3.Connection) -> T:
-            connection.execute(_INSERT.replace("REPLACE", "IGNORE"), storable(row))
-            return then()
+        def work(connection: sqlite3.Connection) -> tuple[bool, T]:
+            done = connection.execute(_INSERT.replace("REPLACE", "IGNORE"), storable(row))
+            return done.rowcount == 1, then()
 
         return self.write(work, durable=True)
 

@@ -218,8 +218,11 @@ class RunFolder:
         try:
             with held(self.path):
                 there = self.read_json("receipt")
-                if there is not None and there.get("attempt") == attempt:
-                    return there
+                if there is not None and not _later(attempt, there.get("attempt")):
+                    if there.get("attempt") == attempt:
+                        return there
+                    what = f"run {self.id} has a receipt of attempt {there.get('attempt')}, after {attempt}"
+                    raise Conflict(what, mend=f"route receipt show {self.id}")
                 with self.store.chained() as chain:
                     receipt = dict(build(chain.next()))
                     self._name_receipt(receipt, _encoded("receipt", receipt), chain)

@@ -111,21 +111,16 @@ class Store:
         }
         beside = self.runs / f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}"
 
-        def appear() -> None:
+        def appear() -> bool:
             try:
                 os.rename(beside, final)
             except OSError:
                 # Somebody else was first; what stands there is compared by the caller.
                 if not final.is_dir():
                     raise
+                return False
             fsync_folder(self.runs)
-
-        def settle() -> None:
-            """Of several at once, or after one that was cut off: the row says what the folder says."""
-            there = load(str(final / "run.json"), msgspec.json.decode)
-            names = ("created_us", "name", "kind", "purpose", "accelerator", "key")
-            if there:
-                self.index.change(final.name, {n: there[n] for n in names if n in there})
+            return True
 
         try:
             beside.mkdir(mode=0o700)
@@ -152,8 +147,8 @@ class Store:
                 collected=False,
                 ended_us=None,
             )
-            self.index.add(row, appear)
-            settle()
+            if self.index.add(row, appear) != (True, True):
+                self._settle(final)
         except OSError as e:
             raise fault(e, final, self.home) from e
         except (ValueError, UnicodeEncodeError) as e:
@@ -161,6 +156,15 @@ class Store:
         finally:
             if beside.exists():
                 shutil.rmtree(beside, ignore_errors=True)
+
+    def _settle(self, final: Path) -> None:
+        """Several made this run at once, or an earlier try was cut off: the row says what the folder says."""
+        there = load(str(final / "run.json"), msgspec.json.decode)
+        names = ("created_us", "name", "kind", "purpose", "accelerator", "key")
+        try:
+            self.index.change(final.name, {n: there[n] for n in names if n in there} or {"collected": False})
+        except StoreError as e:
+            self.notice(f"{e.what}; `route ps` may lag behind")
 
     def open(self, ref: str) -> RunFolder:
         """The run that `ref` means: an id, a prefix of one of at least four characters, `latest`, or

@@ -43,7 +43,9 @@ def _one(field: SchemaField, measured: Mapping[str, Any] | None, at: int, cpu: b
     special = _SPECIAL.get(field.path)
     try:
         if special is not None:
-            return special(field, measured, at, cpu)
+            fact = special(field, measured, at, cpu)
+            wrong = "" if fact["v"] is None else misfit(field.type, fact["v"])
+            return unobserved(f"what the machine said {wrong}") if wrong else fact
         return _fact(field, at_path(measured, field.of), at)
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as e:
         return unobserved(f"the machine's answer cannot be read ({type(e).__name__})")
@@ -140,12 +142,13 @@ def _metrics(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: bool
         return unobserved()
     rows: list[dict[str, Any]] = []
     count = _unwrap(at_path(measured, "steady.n_steps"), at)[0]
+    count = None if misfit("int", count) else count
     when = at
     for name, unit, higher, definition in _DEFINED:
         v, _, _, then = _unwrap(block.get(name), at)
         if isinstance(v, str) and not misfit("decimal", v):
             when = then
-            rows.append(_metric(name, unit, higher, v, definition, count if type(count) is int else None))
+            rows.append(_metric(name, unit, higher, v, definition, count))
     primary = block.get("primary")
     last, _, _, then = _unwrap(block.get("last"), at)
     if (
