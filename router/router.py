@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from compute_router import errors
 from compute_router.backend import Backend, Handle, Health, State, Status
@@ -153,6 +156,8 @@ class Router:
             )
             raise
         except (errors.Unavailable, errors.Rejected, errors.Refused, errors.PluginError) as e:
+            if run.has("handle"):
+                raise
             status = Status(
                 state=State.FAILED,
                 attempt=attempt,
@@ -232,27 +237,36 @@ class Router:
     ) -> Status:
         """Follow a run to its end: log bytes from `offset` and every change of state as they come.
 
-        An attempt that is proven never to have executed is started again (at most
-        `MOST_ATTEMPTS` times); nothing else ever is. May be left (Ctrl-C) and called again.
+        What is proven never to have executed is started again, at the same place (at most
+        `MOST_ATTEMPTS` attempts); nothing else ever is. May be left (Ctrl-C) and called again.
         """
         while True:
             status = self._follow(run, offset, on_log, on_event)
-            if status.reason != "never_executed" or status.attempt >= MOST_ATTEMPTS:
+            if status.state is State.COMMITTED:
+                attempt = status.attempt
+            elif status.reason == "never_executed" and status.attempt < MOST_ATTEMPTS:
+                attempt = status.attempt + 1
+            else:
                 return status
-            plan = self._planned(run)
-            snapshot, intent = ships(plan.workload), run.read("intent", Intent)
-            if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
-                return status
-            self._journal(run, on_event).tell("again", attempt=status.attempt + 1, reason=status.reason)
-            self._start(
-                run,
-                plan,
-                snapshot,
-                self._secrets(plan.workload),
-                attempt=status.attempt + 1,
-                on_event=on_event,
-            )
+            self._start_again(run, status, attempt, on_event)
             offset = 0
+
+    def _start_again(self, run: RunFolder, status: Status, attempt: int, on_event: OnEvent | None) -> None:
+        """Start what is proven not to run: an attempt whose start was cut off, or the one after an
+        attempt that never executed. At the same place, with the same files, or not at all."""
+        plan, intent = self._planned(run), run.read("intent", Intent)
+        snapshot = ships(plan.workload)
+        if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
+            raise errors.Conflict(
+                f"run {run.id} never executed, and its files have changed since",
+                mend="start a new run (another --key, or none)",
+            )
+        self._journal(run, on_event).tell("again", attempt=attempt, reason=status.reason)
+        here = [
+            r for r in plan.decision.ranked if (r.backend, r.offer_id) == (intent.backend, intent.offer_id)
+        ]
+        plan = dataclasses.replace(plan, decision=msgspec.structs.replace(plan.decision, ranked=tuple(here)))
+        self._start(run, plan, snapshot, self._secrets(plan.workload), attempt=attempt, on_event=on_event)
 
     def _follow(self, run: RunFolder, offset: int, on_log: OnLog | None, on_event: OnEvent | None) -> Status:
         status = self.status(run, on_event=on_event) if not run.has("handle") else run.read("status", Status)
@@ -272,7 +286,8 @@ class Router:
                 )
             if isinstance(item, Status):
                 status = self._journal(run, on_event).became(item)
-                if item.state.final:
+                # Committed and not started: whoever was to start it is gone.
+                if item.state.final or item.state is State.COMMITTED:
                     return status
             elif on_log is not None:
                 on_log(item)
