@@ -17,6 +17,8 @@ from compute_router.records import canonical, new_run_id
 from compute_router.supervisor.boot import BOOT, bundle
 
 DIGEST, BUNDLE = bundle()
+PYTHON = os.environ.get("ROUTE_TEST_PYTHON", sys.executable)
+"""The interpreter that supervisors run on; any from 3.8 on."""
 FINAL = {"succeeded", "failed", "cancelled", "timed_out", "preempted", "lost"}
 
 
@@ -33,7 +35,7 @@ class Link:
     """One connection: a `python3 -I -S -c BOOT` of our own, spoken to over its pipes."""
 
     def __init__(
-        self, root: Path, *, python: str = sys.executable, env: Mapping[str, str] | None = None
+        self, root: Path, *, python: str = PYTHON, env: Mapping[str, str] | None = None
     ) -> None:
         self.process = subprocess.Popen(
             [python, "-I", "-S", "-c", BOOT],
@@ -229,7 +231,7 @@ class Place:
         self.links: list[Link] = []
         self.runs: list[str] = []
 
-    def link(self, *, python: str = sys.executable, env: Mapping[str, str] | None = None) -> Link:
+    def link(self, *, python: str = PYTHON, env: Mapping[str, str] | None = None) -> Link:
         made = Link(self.root, python=python, env={**self.env, **(env or {})})
         self.links.append(made)
         return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cgroup, ending, files, forking, leases, machine, truth, wire
+from . import cgroup, ending, files, forking, leases, logcap, machine, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
     began = machine.mono_us()
     listed = attempt.json("manifest.json")
     if listed is None:
+        last_cap(attempt, spec)
         listed = manifest.make(attempt, spec)
         files.write(attempt.at("manifest.json"), wire.dumps(listed))
     facts = dict(facts, collect_us=machine.mono_us() - began)
@@ -185,3 +186,14 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
     measured.stamp(attempt, spec)
     files.create_once(attempt.at("done.json"), wire.dumps(done))
     return attempt.json("done.json") or done
+
+
+def last_cap(attempt: Attempt, spec: Json) -> None:
+    """Hold the log to its cap once more: what was written last came after the watcher's last look."""
+    most = spec.get("log_cap_bytes")
+    try:
+        status = os.stat(attempt.at("log"))
+        if most is not None and status.st_blocks * 512 > most:
+            logcap.cap(attempt, most, status.st_size)
+    except OSError:
+        forking.traceback()

@@ -82,7 +82,7 @@ def fetch(run: Run, stream: Wire, head: Json) -> None:
             continue
         try:
             _send(stream, path, fd, where)
-        except OSError as e:
+        except (OSError, Fault) as e:
             _failed(stream, path, e)
         finally:
             os.close(fd)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Below = Tuple[List[str], str]
 
 MOST_FILES = 100_000
+MOST_BYTES = 12 << 20
 MOST_DEPTH = 100
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -58,10 +59,17 @@ class Listing:
         self.skipped: List[Json] = []
         self.seen: Set[str] = set()
         self.full = False
+        self.room = MOST_BYTES
 
     def skip(self, path: str, why: str) -> None:
-        if len(self.skipped) < MOST_FILES:
+        if self._fits(path):
             self.skipped.append({"path": shown(path), "why": why})
+
+    def _fits(self, path: str) -> bool:
+        """Whether there is room for one more entry; the whole list has to fit in one reply."""
+        self.room -= len(path) * 2 + 200
+        self.full = self.full or self.room < 0 or len(self.files) >= MOST_FILES
+        return self.room >= 0
 
     def walk(self, base: str, parts: List[str], path: str, role: str) -> None:
         """List what stands at `parts` below `base`, under the name `path`."""
@@ -134,9 +142,8 @@ class Listing:
         if not stat.S_ISREG(mode):
             kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
             return self.skip(path, next((word for test, word in kinds if test(mode)), "a device"))
-        if len(self.files) >= MOST_FILES:
-            self.full = True
-            return self.skip(path, "more than %d files" % MOST_FILES)
+        if len(self.files) >= MOST_FILES or not self._fits(path):
+            return self.skip(path, "more files than can be listed")
         if shown(path) != path or any(ord(c) < 32 for c in path):
             return self.skip(path, "its name is no plain text")
         fd = os.open(name, FILE, dir_fd=folder)

@@ -38,6 +38,10 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _cut(text: str) -> int:
+    return int(text[:21])
+
+
 def _none(text: str) -> Any:
     raise ValueError("%s is not allowed" % text)
 
@@ -46,6 +50,15 @@ def loads(data: bytes) -> Any:
     """JSON without floats and without huge integers. Raises `ValueError` alone."""
     try:
         return json.loads(data.decode("utf-8"), parse_int=_integer, parse_float=_none, parse_constant=_none)
+    except RecursionError:
+        raise ValueError("nested too deeply")
+
+
+def header(data: bytes) -> Any:
+    """The line of a frame: what `loads` refuses stands in it as a number that no field accepts, so that
+    the request is refused and not the connection. Raises `ValueError` alone."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_int=_cut)
     except RecursionError:
         raise ValueError("nested too deeply")
 
@@ -109,7 +122,7 @@ class Wire:
         if not line.strip():
             return None
         try:
-            head = loads(line)
+            head = header(line)
         except ValueError as e:
             raise Fault("BAD_REQUEST", "a line that is no JSON: %s" % str(e)[:80], "see docs/protocol.md")
         if not isinstance(head, dict) or not isinstance(head.get("op"), str):
