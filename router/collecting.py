@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute_router import errors
@@ -31,6 +31,7 @@ def collect(
     backend: Backend | None,
     handle: Handle | None,
     registry: Registry,
+    tell: Callable[..., None],
 ) -> dict[str, Any]:
     """Fetch, then write the receipt of `status` (final), then clean up; returns the receipt.
 
@@ -71,9 +72,11 @@ def collect(
         )
 
     receipt = run.seal(build, attempt=status.attempt)
+    tell("receipt", receipt_id=receipt["receipt_id"])
     if backend is not None and handle is not None:
         try:
             guarded(backend.name, lambda: backend.cleanup(handle))
+            tell("cleaned", backend=backend.name)
         except errors.RouteError:
             # The receipt stands; what is left over there is removed by a later `route gc`.
             pass

@@ -331,8 +331,8 @@ class Router:
             backend=None if handle is None else self.backend(handle.backend, workload),
             handle=handle,
             registry=self.registry,
+            tell=self._journal(run, on_event).tell,
         )
-        self._journal(run, on_event).tell("receipt", receipt_id=receipt["receipt_id"])
         return receipt
 
     def resume(
