@@ -323,7 +323,7 @@ class Router:
                 f"run {run.id} is {status.state.value}, not final", mend=f"route wait {run.id}"
             )
         handle, workload = run.read("handle", Handle), self._workload(run)
-        receipt = collect(
+        return collect(
             run,
             status,
             workload=workload,
@@ -333,7 +333,6 @@ class Router:
             registry=self.registry,
             tell=self._journal(run, on_event).tell,
         )
-        return receipt
 
     def resume(
         self, run: RunFolder, *, on_log: OnLog | None = None, on_event: OnEvent | None = None
