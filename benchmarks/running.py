@@ -55,7 +55,8 @@ def told(event):
         intent.append(tick(planned))
 work = Workload(name="pass", kind="train", entry=Entry(root=os.getcwd(), argv=("python3", "-c", "pass")))
 """,
-        submit="plan = router.plan(work); planned = time.perf_counter(); run = router.submit(plan, on_event=told)",
+        submit="plan = router.plan(work); planned = time.perf_counter(); "
+        "run = router.submit(plan, on_event=told)",
         wait="status = router.attach(run); late.append((time.time_ns() // 1000 - status.ended_us) / 1e3)",
         more="{'late': late[1:], 'intent': intent[1:]}",
     ),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from compute_router.backend import Surface
-from compute_router.policies.traits import TRAITS, Question, Traits, Type
+from compute_router.policies.traits import TRAITS, Traits, Type
 from compute_router.records import Record
 
 __all__ = ["Effect", "Left", "Live", "Rule", "fields", "fill", "holds", "live", "matches"]
@@ -91,15 +91,18 @@ def matches(tests: Sequence[Left], traits: Mapping[str, Any]) -> bool:
     return True
 
 
-def live(rules: Sequence[Rule], question: Question) -> list[Live]:
-    """The rules that can still apply once the tests of the work and the call are made, in order."""
+def live(rules: Sequence[Rule], work: Traits) -> list[Live]:
+    """The rules that can still apply once the tests of the work and the call are made, in order.
+
+    `work` holds the traits of those alone.
+    """
     found = []
     for rule in rules:
         of_work = [_left(name, test) for name, test in rule.when.items() if TRAITS[name].of == "work"]
-        if matches(of_work, question.work):
+        if matches(of_work, work):
             left = tuple(_left(*pair) for pair in rule.when.items() if TRAITS[pair[0]].of != "work")
             same = all(TRAITS[name].of == "work" for name in fields(rule.sentence))
-            found.append(Live(rule, left, fill(rule.sentence, question.work) if same else None))
+            found.append(Live(rule, left, fill(rule.sentence, work) if same else None))
     return found
 
 

@@ -13,9 +13,9 @@ from compute_router.backend import NoOffer, Offer
 from compute_router.policies import words
 from compute_router.policies.conditions import Rule
 from compute_router.policies.never import NEVER
+from compute_router.policies.question import Question
 from compute_router.policies.telling import told
 from compute_router.policies.timing import indexed, tied
-from compute_router.policies.traits import Question
 from compute_router.policies.weighing import Standing, by_name, weigh
 from compute_router.policy import Decision, History, Limits, Outcome, Policy, Ranked, Rejection
 from compute_router.records import canonical, digest, plain

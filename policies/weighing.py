@@ -11,7 +11,8 @@ import msgspec
 from compute_router.backend import NoOffer, Offer
 from compute_router.policies.conditions import Effect, Live, Rule, fill, live, matches
 from compute_router.policies.never import NEVER, WARM
-from compute_router.policies.traits import Question, Traits
+from compute_router.policies.question import Question
+from compute_router.policies.traits import Traits
 from compute_router.policy import Outcome
 
 __all__ = ["Refusal", "Standing", "Weighed", "by_name", "weigh"]
@@ -92,13 +93,14 @@ def weigh(
     refused, those that lack nothing but a warm cache stand after all, to be warmed.
     """
     no_offers, places = by_name(offers)
-    refusing = live([*NEVER, *(r for r in rules if r.effect is Effect.REFUSE)], question)
-    preferring = live([*(r for r in rules if r.effect is Effect.PREFER), otherwise], question)
+    work = Traits(question)
+    refusing = live([*NEVER, *(r for r in rules if r.effect is Effect.REFUSE)], work)
+    preferring = live([*(r for r in rules if r.effect is Effect.PREFER), otherwise], work)
     tests = [each.left for each in refusing]
     standings: list[Standing] = []
     refusals: list[Refusal] = []
     for offer in places:
-        traits = Traits(question, offer)
+        traits = Traits(question, offer, work)
         broken = [n for n, left in enumerate(tests) if matches(left, traits)]
         if broken:
             refusals.append(Refusal(offer, traits, tuple(refusing[n].rule for n in broken), broken[0]))

@@ -256,7 +256,7 @@ class Drawn:
     def history(self, offers: Sequence[Offer | NoOffer]) -> History:
         rows = []
         for one in offers:
-            if isinstance(one, Offer) and self.chance.random() < 0.5:
+            while isinstance(one, Offer) and self.chance.random() < 0.5:
                 queue, start, staging, compiling = (self.us() for _ in range(4))
                 rows.append(
                     Past(

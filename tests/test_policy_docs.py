@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from routing import POLICIES
 from compute_router.policies.auto import OTHERWISE, PREFER
 from compute_router.policies.conditions import Rule, fields
 from compute_router.policies.never import NEVER
+from compute_router.policies.reading import read_rules
 from compute_router.policies.traits import TRAITS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "policies.md"
@@ -69,6 +71,12 @@ def test_every_policy_is_told() -> None:
     page = PAGE.read_text()
     for policy in POLICIES:
         assert re.search(rf"^#+ .*`{policy.name}`", page, re.M), policy.name
+
+
+def test_the_rules_shown_can_be_read() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S)
+    read = read_rules(tomllib.loads(text)["rules"])
+    assert [rule.id for rule in read] == ["nights-on-our-own", "not-that-dear"]
 
 
 def test_rules_are_whole() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Route
 from routing import decide, estimates, offer, order, why, work
 
 from compute_router.backend import Quote
@@ -157,6 +160,19 @@ def test_a_wrong_rule_is_a_refusal_that_names_it(rule: dict[str, Any], what: str
     assert {r.rule for r in decision.rejections} == {"rules"}
     assert len(decision.rejections) == 3
     assert canonical(decision)
+
+
+def test_rules_of_a_route_toml_decide_in_the_command(route: Route, folder: Path) -> None:
+    (folder / "route.toml").write_text(
+        'policy = "rules"\n[[rules]]\nid = "not-here"\neffect = "refuse"\nsurface = "local"\n'
+        'when = { kind = "train" }\nsentence = "{place} is for {kind}ing people"\n'
+    )
+    told = route("plan", "--json", "--set", "kind=train", "--", "true")
+    decision = json.loads(told.stdout)["data"]["decision"]
+    assert (told.returncode, decision["outcome"]) == (65, "refused")
+    (rejection,) = decision["rejections"]
+    assert (rejection["rule"], rejection["sentence"]) == ("not-here", "local/machine is for training people")
+    assert route("plan", "--policy", "auto", "--", "true").returncode == 0
 
 
 def test_two_rules_of_one_id_are_wrong() -> None:
