@@ -60,7 +60,7 @@ def by_time(standings: Sequence[Standing]) -> list[Standing]:
             if key(first) == key(second):
                 why = "the name decides"
             else:
-                why = "its price is not known" if key(second)[0] else "this is cheaper"
+                why = "the other has no known price" if key(second)[0] else "this is cheaper"
             first.note = f"; {words.place(second.offer)} is as quick (within 10 % or 2 min), {why}"
         ordered += best
     return ordered

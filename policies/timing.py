@@ -124,6 +124,8 @@ def time_to_result(offer: Offer, rows: Rows, *, warm: bool, compiling: bool) -> 
     total = None if unknown else (queue or 0) + (start or 0) + (staging or 0) + (compile_ or 0)
     if row is None or not observed:
         return Time(parts, total, Source.ESTIMATED)
+    if len(observed) == len(PARTS):
+        return Time(parts, total, Source.OBSERVED, PARTS, row.n)
     sources = zip(PARTS, parts, (given.queue, given.start, given.staging, given.compile), strict=True)
     guessed = any(
         part != 0 and name not in observed and (told is None or told.source is not Source.OBSERVED)
