@@ -231,7 +231,7 @@ def main() -> int:
     peaks = {n: max(r["flops_best"] for r in rows if r["format"] == n) for n in {r["format"] for r in rows}}
     ridges = {name: peak / max(speeds.values()) for name, peak in sorted(peaks.items())}
     for name, ridge in ridges.items():
-        print(f"{name}: best {peaks[name] / 1e12:.3f} TFLOP/s, ridge point {ridge:.1f} flop/byte")
+        print(f"{name}: best {peaks[name] / 1e12:.3f} TFLOP/s, ridge point {ridge:.2f} flop/byte")
     folder = Path(os.environ.get("ROUTE_OUTPUTS") or "results")
     folder.mkdir(parents=True, exist_ok=True)
     found = {"device": model, "torch": torch.__version__, "threads": torch.get_num_threads(), "size": size}

@@ -360,7 +360,7 @@ def finish(summary: dict[str, Any], size: Size, place: Place, model: GPT, held: 
     report("memory", **peak)
     began = time.perf_counter()
     loss = held_out_loss(model, place, held, size)
-    report("eval", loss=loss, us=round((time.perf_counter() - began) * 1e6), inside_window=False)
+    report("eval", off=True, loss=loss, us=round((time.perf_counter() - began) * 1e6))
     summary |= {"device": place.name, "dtype": str(place.dtype)[6:], "kernel": place.kernel, **peak}
     summary |= {"loss_held_out": loss, "torch": torch.__version__}
     written = sample(model, place, size, summary["seed"])

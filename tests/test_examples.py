@@ -86,7 +86,7 @@ def test_training_learns_and_tells_what_it_did(tmp_path: Path) -> None:
     assert len((tmp_path / "outputs" / "sample.txt").read_text()) == 4 + 240 + 1
     kernel = event(tmp_path, "kernel")
     assert (kernel["requested"], kernel["observed"]) == ("flash", "flash")
-    assert event(tmp_path, "eval")["inside_window"] is False
+    assert event(tmp_path, "eval")["off"] is True, "none inside the measured window"
     assert {line["tokens"] for line in lines(tmp_path) if "step" in line} == {8 * 128}
 
 
@@ -167,7 +167,7 @@ def test_without_the_router_an_example_keeps_to_its_folder(tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, str(TRAIN), "--device", "cpu", "--steps", "2", "--batch", "2"],
         cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("ROUTE_")},
+        env={k: v for k, v in surroundings(tmp_path).items() if not k.startswith("ROUTE_")},
         capture_output=True,
         text=True,
         timeout=120,
