@@ -280,17 +280,21 @@ class Router:
         while True:
             item = guarded(handle.backend, lambda: next(stream, None))
             if item is None:
-                raise errors.PluginError(
-                    f"backend {handle.backend!r} ended its stream before the run was final",
-                    mend=f"route status {run.id}",
-                )
+                break
             if isinstance(item, Status):
                 status = self._journal(run, on_event).became(item)
                 # Committed and not started: whoever was to start it is gone.
-                if item.state.final or item.state is State.COMMITTED:
+                if item.state is State.COMMITTED:
                     return status
             elif on_log is not None:
                 on_log(item)
+        # Read to its end, not only to the final state: the rest of the log may come after that.
+        if status is None or not status.state.final:
+            raise errors.PluginError(
+                f"backend {handle.backend!r} ended its stream before the run was final",
+                mend=f"route status {run.id}",
+            )
+        return status
 
     def cancel(self, run: RunFolder) -> None:
         """Ask the run to end. Returns at once; repeatable; silent if it is over."""
