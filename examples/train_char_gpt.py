@@ -218,8 +218,8 @@ def tell_cache(compiled: bool) -> str:
 
     hits, misses = (counters["inductor"][f"fxgraph_cache_{word}"] for word in ("hit", "miss"))
     verdict = "partial" if hits and misses else "hit" if hits else "miss" if misses else "unobserved"
-    verdict = verdict if compiled else "disabled"
-    report("cache", kind="inductor", hits=hits, misses=misses, verdict=verdict)
+    verdict, counted = (verdict, {"hits": hits, "misses": misses}) if compiled else ("disabled", {})
+    report("cache", kind="inductor", verdict=verdict, **counted)
     return verdict
 
 
