@@ -323,6 +323,10 @@ class Backend(ABC):
         """What could run `workload` now. Reads only and spends nothing; core calls it in a thread with
         a deadline of 10 s. May raise `Unavailable` or `CredentialsError`; both become a NoOffer."""
 
+    def expect(self, offer: Offer) -> None:  # noqa: B027 - doing nothing is a right answer
+        """A submission to `offer` is likely within moments: connect in the background if that helps.
+        Returns at once, never raises, starts nothing. This default does nothing."""
+
     @abstractmethod
     def submit(self, submission: Submission) -> Handle:
         """Start one attempt. Idempotent by `submission.key`: a second call with the same key and

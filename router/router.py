@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,6 +111,8 @@ class Router:
         if plan.decision.outcome in (Outcome.REFUSED, Outcome.WARM):
             raise errors.NoPlace(plan.decision.sentence, mend=plan.decision.mend)
         values = self._secrets(plan.workload) if secrets is None else secrets
+        first = plan.decision.ranked[0]
+        self.backend(first.backend, plan.workload).expect(plan.offer(first.backend, first.offer_id))
         snapshot = ships(plan.workload)
         run_id = key_run_id(key) if key else new_run_id()
         run = self.store.create(run_id, plan.workload, key=key or run_id)
@@ -240,6 +243,8 @@ class Router:
         What is proven never to have executed is started again, at the same place (at most
         `MOST_ATTEMPTS` attempts); nothing else ever is. May be left (Ctrl-C) and called again.
         """
+        # While the work runs there is time to load what its end needs.
+        threading.Thread(target=_load_the_end, name="load", daemon=True).start()
         while True:
             status = self._follow(run, offset, on_log, on_event)
             if status.state is State.COMMITTED:
@@ -374,6 +379,11 @@ class Router:
 
     def _journal(self, run: RunFolder, on_event: OnEvent | None) -> Journal:
         return Journal(run, self.registry, on_event)
+
+
+def _load_the_end() -> None:
+    import compute_router.collecting
+    import compute_router.receipt.building  # noqa: F401
 
 
 def ships(workload: Workload) -> Snapshot:

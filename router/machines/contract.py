@@ -120,6 +120,9 @@ class MachineBackend(Backend):
 
         return Running(cast("Any", self))  # two names of one module, as type checkers see the source roots
 
+    def expect(self, offer: Offer) -> None:
+        self._running.expect(offer)
+
     def submit(self, submission: Submission) -> Handle:
         return self._running.submit(submission)
 

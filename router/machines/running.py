@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from compute_router.backend import Handle, State, Status, Submission
+from compute_router.backend import Handle, Offer, State, Status, Submission
 from compute_router.errors import (
     Broken,
     Conflict,
@@ -63,6 +63,11 @@ class Running:
             return self._sessions[at]
 
     # Start
+
+    def expect(self, offer: Offer) -> None:
+        """Open the connections that a submission to `offer` will need, in the background."""
+        for machine in self._backend.machines(offer):
+            self.sessions(machine).dial()
 
     def submit(self, submission: Submission) -> Handle:
         """Prepare, commit, start. What a return and each raise mean: `Backend.submit`."""

@@ -241,6 +241,20 @@ class Sessions:
         self.machine = machine
         self._idle: list[Session] = []
         self._lock = threading.Lock()
+        self._dialing: threading.Thread | None = None
+
+    def dial(self) -> None:
+        """Open a session in the background, for the next one who needs one. Never raises."""
+        with self._lock:
+            if self._idle or self._dialing is not None:
+                return
+            self._dialing = threading.Thread(target=self._dial, name=f"dial {self.machine.name}", daemon=True)
+            self._dialing.start()
+
+    def _dial(self) -> None:
+        # Whoever needs the session opens one himself if this fails, and is told why.
+        with contextlib.suppress(RouteError, Broken):
+            self._keep(Session(self.machine))
 
     @contextlib.contextmanager
     def use(self, *, fresh: bool = False) -> Iterator[Session]:
@@ -259,6 +273,9 @@ class Sessions:
         self._keep(session)
 
     def _take(self) -> Session | None:
+        dialing, self._dialing = self._dialing, None
+        if dialing is not None:
+            dialing.join(Session.opening)
         with self._lock:
             while self._idle:
                 session = self._idle.pop()
