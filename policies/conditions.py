@@ -28,6 +28,7 @@ class Rule(Record, frozen=True, kw_only=True):
     A test is a value, a list of values, or a table of `min`, `max` and `not`. `sentence` and
     `mend` name traits in braces. A rule that prefers gives the rank: by its `order` of surfaces
     (those not in it come last), or else `rank` itself. The first rule that applies counts.
+    After one that refuses and is `enough` no other is looked at: what else is amiss is no news.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Rule(Record, frozen=True, kw_only=True):
     mend: str = ""
     order: tuple[Surface, ...] = ()
     rank: int = 1
+    enough: bool = False
 
     def rank_of(self, surface: Surface) -> int:
         """The rank of an offer of `surface` this rule applies to, from 1."""

@@ -15,6 +15,7 @@ NEVER: tuple[Rule, ...] = (
     Rule(
         id="pin",
         effect=Effect.REFUSE,
+        enough=True,
         when={"pinned": True, "pin": "other"},
         sentence="the run is pinned to {pin_name}",
         mend="leave out --backend {pin_name}",
@@ -22,6 +23,7 @@ NEVER: tuple[Rule, ...] = (
     Rule(
         id="hardware",
         effect=Effect.REFUSE,
+        enough=True,
         when={"fits": "no"},
         sentence="it has {has}, which is neither what is asked for ({asked}) nor a listed substitute",
         mend=_ADD,

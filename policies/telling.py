@@ -47,8 +47,8 @@ def _passed_over(weighed: Weighed, first: Standing) -> str:
 
 
 def _nearest(refusals: Sequence[Refusal]) -> Refusal | None:
-    """The refusal that was nearest to a yes: fewest rules broken, of those the latest rule, then by name."""
-    return min(refusals, key=lambda r: (len(r.broken), -r.order), default=None)
+    """The refusal that was nearest to a yes: the latest first rule broken, then the fewest, then by name."""
+    return min(refusals, key=lambda r: (-r.order, len(r.broken)), default=None)
 
 
 def _refusal(weighed: Weighed) -> tuple[str, str]:

@@ -96,12 +96,11 @@ def weigh(
     work = Traits(question)
     refusing = live([*NEVER, *(r for r in rules if r.effect is Effect.REFUSE)], work)
     preferring = live([*(r for r in rules if r.effect is Effect.PREFER), otherwise], work)
-    tests = [each.left for each in refusing]
     standings: list[Standing] = []
     refusals: list[Refusal] = []
     for offer in places:
         traits = Traits(question, offer, work)
-        broken = [n for n, left in enumerate(tests) if matches(left, traits)]
+        broken = _broken(refusing, traits)
         if broken:
             refusals.append(Refusal(offer, traits, tuple(refusing[n].rule for n in broken), broken[0]))
         else:
@@ -113,6 +112,17 @@ def weigh(
         standings = [_to_warm(_standing(r.offer, r.traits, preferring)) for r in warmable]
         outcome = Outcome.WARM if standings else Outcome.REFUSED
     return Weighed(question, outcome, standings, refusals, no_offers, preferring)
+
+
+def _broken(refusing: Sequence[Live], traits: Traits) -> list[int]:
+    """Which of the rules an offer breaks."""
+    broken = []
+    for n, (rule, left, _) in enumerate(refusing):
+        if matches(left, traits):
+            broken.append(n)
+            if rule.enough:
+                break
+    return broken
 
 
 def _to_warm(standing: Standing) -> Standing:

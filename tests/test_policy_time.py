@@ -139,8 +139,11 @@ def test_nothing_offered_at_all_is_a_refusal_too() -> None:
 
 
 def test_a_place_that_breaks_several_rules_names_them_all() -> None:
-    decision = decide(work(), [offer("serverless", "A100:1", busy=True)])
-    assert "besides: busy" in decision.rejections[0].sentence
+    dear = offer("serverless", price="9", busy=True)
+    decision = decide(work(price_limit="1"), [dear])
+    assert "(and besides: busy)" in decision.rejections[0].sentence
+    other = decide(work(price_limit="1"), [offer("serverless", "A100:1", price="9", busy=True)])
+    assert "besides" not in other.rejections[0].sentence  # of other hardware nothing else matters
 
 
 def test_fallback_along_other_surfaces_says_why() -> None:
