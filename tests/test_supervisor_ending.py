@@ -166,23 +166,26 @@ def test_every_descendant_is_swept(place: Place, tmp_path: Path, how: str) -> No
 
 
 def test_the_sweep_spares_strangers(place: Place, tmp_path: Path) -> None:
-    """Processes that look alike but are none of the run's: same program, same user, a reader of the log."""
+    """Processes that look alike but are none of the run's: same program, a reader of the log or lease."""
     import subprocess
 
     link = place.link()
-    run_id = place.submit(link, shell("echo x; sleep 60", grace_us=100_000))
+    run_id = place.submit(link, shell("echo x; sleep 60", grace_us=100_000, leases=["one"]))
     link.start(run_id)
-    log = place.attempt(run_id) / "log"
+    log, lease = place.attempt(run_id) / "log", tmp_path / "leases" / "one.lock"
+    look = f"import time; f = open({str(lease)!r}, 'r+'); time.sleep(60)"
     strangers = [
+        subprocess.Popen([sys.executable, "-c", look]),
         subprocess.Popen(["sleep", "60"]),
         subprocess.Popen(["tail", "-f", str(log)], stdout=subprocess.DEVNULL),
         subprocess.Popen(["sleep", "60"], env={**os.environ, "ROUTE_RUN_ID": run_id + "x"}),
     ]
+    time.sleep(0.2)
     link.ask("cancel", run_id=run_id)
     link.follow(run_id)
     link.ask("manifest", run_id=run_id)
     try:
-        assert [p.poll() for p in strangers] == [None] * 3
+        assert [p.poll() for p in strangers] == [None] * 4
     finally:
         for process in strangers:
             process.kill()
@@ -268,6 +271,42 @@ def test_host_memory_is_told_by_the_kernels_counter(place: Place) -> None:
                 break
             except OSError:
                 time.sleep(0.05)
+
+
+RANKS = """
+import os, sys
+import route_report
+route_report.step(0, tokens=1)
+print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], flush=True)
+from torch.distributed.elastic.multiprocessing.errors import record
+@record
+def main():
+    if os.environ["RANK"] == sys.argv[1]:
+        raise ValueError("this rank breaks")
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", ["none", "1"])
+def test_torchrun_is_put_in_front(place: Place, breaks: str) -> None:
+    pytest.importorskip("torch")
+    files = {"ranks.py": RANKS.encode()}
+    made = spec(["{python}", "ranks.py", breaks], files=files, launcher={"name": "torchrun", "ranks": 2})
+    link = place.link()
+    run_id = place.submit(link, made, files=files)
+    link.start(run_id)
+    status, log, _ = link.follow(run_id)
+    assert {b"rank 0 of 2", b"rank 1 of 2"} <= set(log.splitlines())
+    listed = link.ask("manifest", run_id=run_id)
+    measured = place.read(run_id, "measured.json")
+    assert measured["metrics"]["read"]["v"]["steps"] == 1, "rank 0 alone reports"
+    if breaks == "none":
+        assert status["state"] == "succeeded", log
+    else:
+        assert (status["state"], status["exit_code"]) == ("failed", 1)
+        errors = [f["path"] for f in listed["files"] if f["role"] == "error"]
+        assert any(path.endswith("error.json") for path in errors), "and which rank it was is kept"
 
 
 def test_nothing_stays_behind(place: Place) -> None:

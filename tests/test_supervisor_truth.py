@@ -268,6 +268,16 @@ def test_the_outcome_survives_a_full_disk(tmp_path: Path) -> None:
         assert sorted(p.name for p in (place.root / "runs").iterdir()) == [run_id], "nothing half is visible"
         for path in (place.attempt(run_id) / "outputs").iterdir():
             path.unlink()
+        again = place.submit(link, shell(f"{fill}fill bs=4096; {fill}rest bs=1; sleep 60", grace_us=200_000))
+        link.start(again)
+        until = time.monotonic() + 10
+        while os.statvfs(folder).f_bavail and time.monotonic() < until:
+            time.sleep(0.02)
+        link.ask("cancel", run_id=again)
+        ended, _, _ = link.follow(again)
+        assert (ended["state"], ended["reason"]) == ("cancelled", "cancel"), "full is when one cancels"
+        for path in (place.attempt(again) / "outputs").iterdir():
+            path.unlink()
         assert link.status(run_id) == status
         link.ask("manifest", run_id=run_id)
         place.submit(link, other)

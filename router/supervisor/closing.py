@@ -104,12 +104,10 @@ def alone(known: set[int]) -> bool:
 
 def judge(attempt: Attempt, status: int) -> Tuple[str, str, str]:
     """State, reason and detail of an attempt whose work ended with `status` (minus a signal)."""
-    killing = attempt.json("killing.json")
-    if killing is not None and killing["why"] in truth.KILLED:
-        detail = (
-            "killed because it was cancelled" if killing["why"] == "cancel" else "killed at its time limit"
-        )
-        return truth.KILLED[killing["why"]], killing["why"], detail
+    why = ending.reason(attempt)
+    if why in truth.KILLED:
+        detail = "killed because it was cancelled" if why == "cancel" else "killed at its time limit"
+        return truth.KILLED[why], why, detail
     if status == 0:
         return "succeeded", "", ""
     started = attempt.json("started.json") or {}

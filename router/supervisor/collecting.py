@@ -8,7 +8,7 @@ import stat
 from . import closing, files, machine, names, truth, wire
 from . import manifest as listing
 from .runs import Run
-from .wire import Fault
+from .wire import Fault, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from .wire import Wire
 
     Json = Dict[str, Any]
-
-PATIENCE = 3600.0
-"""Seconds that `manifest` waits for a waiter that is still hashing what the run left."""
 
 
 def finished(run: Run) -> Attempt:
@@ -33,14 +30,19 @@ def finished(run: Run) -> Attempt:
     return attempt
 
 
-def settled(run: Run) -> Attempt:
-    """The newest attempt with all its records, made here if its waiter could not."""
+def settled(run: Run, stream: Wire) -> Attempt:
+    """The newest attempt with all its records, made here if its waiter could not.
+
+    A waiter that is still hashing what the run left is waited for as long as the client listens.
+    """
     attempt = finished(run)
     if not attempt.has("done.json"):
         # The waiter holds this while it writes them; it is free at once if there is no waiter.
-        fd = files.lock(attempt.at("sup.lock"), patience=PATIENCE)
-        if fd < 0:
-            raise Fault("NOT_FINAL", "run %s is still being listed" % run.id, "ask again")
+        fd = -1
+        while fd < 0:
+            fd = files.lock(attempt.at("sup.lock"), patience=1.0)
+            if fd < 0 and not stream.listening():
+                raise Gone("while it waited")
         try:
             if not attempt.has("done.json"):
                 closing.settle(attempt, run.spec(), {})
@@ -49,8 +51,8 @@ def settled(run: Run) -> Attempt:
     return attempt
 
 
-def manifest(run: Run) -> Json:
-    attempt = settled(run)
+def manifest(run: Run, stream: Wire) -> Json:
+    attempt = settled(run, stream)
     listed, done = attempt.json("manifest.json") or {}, attempt.json("done.json") or {}
     own = {
         "path": "measured.json",
@@ -68,7 +70,7 @@ def manifest(run: Run) -> Json:
 
 def fetch(run: Run, stream: Wire, head: Json) -> None:
     """Send files of the manifest from the offsets asked for. One that cannot be read says so alone."""
-    attempt = settled(run)
+    attempt = settled(run, stream)
     asked = head.get("files")
     if not isinstance(asked, list) or not all(isinstance(f, list) and len(f) == 2 for f in asked):
         raise Fault("BAD_REQUEST", "`files` holds pairs of path and offset", "see docs/protocol.md")
@@ -119,9 +121,9 @@ def collected(run: Run, head: Json) -> Json:
     return {}
 
 
-def cleanup(run: Run) -> Json:
+def cleanup(run: Run, stream: Wire) -> Json:
     """Free the work tree and the outputs of a final run; its records stay and go on answering."""
-    attempt = settled(run)
+    attempt = settled(run, stream)
     freed = 0
     for path in [run.work, os.path.join(run.path, "checkpoints")]:
         freed += remove(path)

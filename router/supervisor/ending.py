@@ -35,18 +35,9 @@ class Tree:
         self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper}
         self._ours.add(keeper or int(started.get("waiter", {}).get("pid", 0)))
         self._ours.add(int(files.hint_json(attempt.at("watch.lock")).get("pid", 0)))
-        self._inodes = self._files(list(started.get("leases", [])))
+        self._leases = _inodes(list(started.get("leases", [])))
+        self._logs = _inodes([attempt.at("log"), attempt.at("metrics.jsonl")])
         self.killed = 0
-
-    def _files(self, leases: List[str]) -> Set[Tuple[int, int]]:
-        found = set()
-        for path in [*leases, self.attempt.at("log"), self.attempt.at("metrics.jsonl")]:
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            found.add((status.st_dev, status.st_ino))
-        return found
 
     def members(self) -> List[Process]:
         """The processes of the attempt that are alive now, without the supervisor's own."""
@@ -58,7 +49,7 @@ class Tree:
         grouped = cgroup.members(self.attempt)
         found = []
         for p in table.values():
-            if p.pid in self._ours or p.start < self.start:
+            if p.pid in self._ours or (machine.LINUX and p.start < self.start):
                 continue
             mine = (
                 p.pid in below
@@ -106,7 +97,8 @@ class Tree:
         return b"\0" + self.marker + b"\0" in data + b"\0"
 
     def _holds(self, pid: int) -> bool:
-        """Whether the process has a lease, or our log for writing: inherited, and kept by `env -i` too."""
+        """Whether the process has our log open for writing, or a lease with our lock on it: both are
+        inherited, with an empty environment too. Somebody who only looks at a lease has no lock."""
         folder = "/proc/%d/fd" % pid
         try:
             listed = os.listdir(folder)
@@ -115,12 +107,14 @@ class Tree:
         for name in listed:
             try:
                 status = os.stat("%s/%s" % (folder, name))
-                if (status.st_dev, status.st_ino) in self._inodes:
-                    with open("/proc/%d/fdinfo/%s" % (pid, name)) as f:
-                        flags = next(line for line in f if line.startswith("flags:"))
-                    if int(flags.split()[1], 8) & os.O_ACCMODE:
+                inode = (status.st_dev, status.st_ino)
+                if inode in self._leases or inode in self._logs:
+                    facts = machine.told("/proc/%d/fdinfo/%s" % (pid, name))
+                    if inode in self._leases and b"FLOCK" in facts and b"WRITE" in facts:
                         return True
-            except (OSError, StopIteration, ValueError):
+                    if inode in self._logs and _writes(facts):
+                        return True
+            except (OSError, ValueError):
                 continue
         return False
 
@@ -193,13 +187,40 @@ class Tree:
         return any(self._is_keeper(pid) for pid in pids)
 
 
+def _inodes(paths: List[str]) -> Set[Tuple[int, int]]:
+    found = set()
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _writes(fdinfo: bytes) -> bool:
+    for line in fdinfo.splitlines():
+        if line.startswith(b"flags:"):
+            return bool(int(line.split()[1], 8) & os.O_ACCMODE)
+    return False
+
+
 def announce(attempt: Attempt, why: str) -> bool:
     """Say why the tree is about to be signalled; the first to say so decides what the end is called."""
     record = {"why": why, "at_us": machine.now_us(), "mono_us": machine.mono_us(), "pid": os.getpid()}
     try:
         return files.create_once(attempt.at("killing.json"), wire.dumps(record))
     except OSError:
-        return False
+        # No space for the record: the name alone still says that the tree was signalled.
+        return files.mark_once(attempt.at("killing.json"))
+
+
+def reason(attempt: Attempt) -> str:
+    """Why the tree was signalled; nothing if it was not."""
+    if not attempt.has("killing.json"):
+        return ""
+    found = files.hint_json(attempt.at("killing.json")).get("why")
+    return found if isinstance(found, str) else "cancel" if attempt.has("cancel.json") else "timeout"
 
 
 def _signal(p: Process, number: int) -> bool:

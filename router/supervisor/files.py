@@ -79,6 +79,15 @@ def create_once(path: str, data: bytes) -> bool:
     return True
 
 
+def mark_once(path: str) -> bool:
+    """An empty file under `path`, which a full disk still has room for; True for the one who made it."""
+    try:
+        os.close(os.open(path, NEW, 0o600))
+    except OSError:
+        return False
+    return True
+
+
 def read(path: str, most: int = 1 << 26) -> Optional[bytes]:
     """What stands under `path`; None if nothing does. Never follows a link."""
     try:
@@ -128,7 +137,7 @@ def lock(path: str, *, shared: bool = False, create: bool = True, patience: floa
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     fd = os.open(path, flags, 0o600)
-    until = time.monotonic() + patience
+    until, pause = time.monotonic() + patience, 0.001
     while True:
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -145,7 +154,8 @@ def lock(path: str, *, shared: bool = False, create: bool = True, patience: floa
         if time.monotonic() >= until:
             os.close(fd)
             return -1
-        time.sleep(0.001)
+        time.sleep(pause)
+        pause = min(pause * 1.1, 0.02)
 
 
 def held(path: str) -> bool:

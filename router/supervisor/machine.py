@@ -101,16 +101,23 @@ def process(pid: int) -> Optional[Process]:
     return Process(pid, rest[0].decode(), int(rest[1]), int(rest[2]), int(rest[3]), int(rest[19]))
 
 
-def _elsewhere(pid: int) -> Optional[Process]:
-    """The same on a system without /proc: the start time is a digest of what `ps` prints."""
-    if sys.platform != "darwin":
-        return None
+_PS = ["ps", "-ww", "-o", "pid=,stat=,ppid=,pgid=,lstart="]
+
+
+def _row(line: str) -> Optional[Process]:
+    """A line of `ps` on a system without /proc: the start is a digest of the time it prints, and the
+    session is not told."""
     import zlib
 
-    line = _said(["ps", "-o", "stat=,ppid=,pgid=,sess=,lstart=", "-p", str(pid)]).split(None, 4)
-    if len(line) < 5:
+    cells = line.split(None, 4)
+    if len(cells) < 5 or not (cells[0] + cells[2] + cells[3]).isdigit():
         return None
-    return Process(pid, line[0][0], int(line[1]), int(line[2]), 0, zlib.crc32(line[4].encode()))
+    start = zlib.crc32(cells[4].strip().encode())
+    return Process(int(cells[0]), cells[1][0], int(cells[2]), int(cells[3]), 0, start)
+
+
+def _elsewhere(pid: int) -> Optional[Process]:
+    return _row(_said([*_PS, "-p", str(pid)]))
 
 
 def alive(pid: Optional[int], start: Optional[int]) -> bool:
@@ -139,6 +146,12 @@ def pidfd(pid: int, start: int) -> int:
 
 def processes() -> Iterator[Process]:
     """Every process that can be seen, in no order."""
+    if not LINUX:
+        for line in _said([*_PS, "-ax"]).splitlines():
+            row = _row(line)
+            if row is not None:
+                yield row
+        return
     try:
         listed = os.listdir("/proc")
     except OSError:

@@ -171,7 +171,8 @@ def make(attempt: Attempt, spec: Json) -> Json:
     for name, role in RECORDS:
         if attempt.has(stored(attempt, name)):
             found.one(attempt.path, [stored(attempt, name)], name, role)
-    found.walk(attempt.path, ["outputs"], "outputs", "output")
+    if attempt.has("outputs"):
+        found.walk(attempt.path, ["outputs"], "outputs", "output")
     if attempt.has("ranks"):
         found.walk(attempt.path, ["ranks"], "ranks", "error")
     for output in spec.get("outputs", []):

@@ -17,7 +17,6 @@ NEEDED: Dict[str, Tuple[Tuple[str, type], ...]] = {
     "exit.json": (("state", str), ("attempt", int), ("reason", str), ("detail", str), ("ended_us", int)),
     "started.json": (("boot_id", str), ("waiter", dict), ("at_us", int), ("leases", list)),
     "exec.json": (("pid", int), ("start", int), ("at_us", int)),
-    "killing.json": (("why", str),),
     "done.json": (("measured_sha256", str), ("measured_bytes", int)),
 }
 

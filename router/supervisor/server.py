@@ -131,7 +131,7 @@ class Server:
     def manifest(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
-        return collecting.manifest(runs.run(self.root, head).need())
+        return collecting.manifest(runs.run(self.root, head).need(), self.wire)
 
     def fetch(self, head: Json, body: bytes) -> None:
         from . import collecting
@@ -146,7 +146,7 @@ class Server:
     def cleanup(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
-        return collecting.cleanup(runs.run(self.root, head).need())
+        return collecting.cleanup(runs.run(self.root, head).need(), self.wire)
 
     def probe(self, head: Json, body: bytes) -> Json:
         from . import probing

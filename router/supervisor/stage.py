@@ -51,6 +51,7 @@ class Stage:
         run = runs.run(self.root, request)
         names.digest(request.get("spec_sha256"))
         self.began = machine.mono_us()
+        self.failed.clear()
         data = files.read(os.path.join(run.path, "spec.json"))
         wanted: List[List[Any]] = []
         blobs = request.get("blobs") or []

@@ -146,7 +146,12 @@ def cancel(run: Run) -> Json:
         return found
     os.makedirs(attempt.path, 0o700, exist_ok=True)
     note = {"at_us": machine.now_us(), "mono_us": machine.mono_us()}
-    files.create_once(attempt.at("cancel.json"), wire.dumps(note))
+    try:
+        files.create_once(attempt.at("cancel.json"), wire.dumps(note))
+    except OSError:
+        # A full disk is a reason to cancel: the name alone says it.
+        if not files.mark_once(attempt.at("cancel.json")) and not attempt.has("cancel.json"):
+            raise
     if not begun(attempt):
         lock = files.lock(attempt.at("sup.lock"), patience=0.05)
         if lock >= 0:

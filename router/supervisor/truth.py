@@ -169,15 +169,15 @@ def conclude(attempt: Attempt) -> Optional[Json]:
         return attempt.finish("lost", "never_executed", "the waiter was gone before the work was executed")
     if machine.alive(executed["pid"], executed["start"]) or leases_held(attempt, started):
         return None
-    why = (attempt.json("killing.json") or {}).get("why")
+    from . import ending
+
+    why = ending.reason(attempt)
     if why in KILLED:
         detail = "killed after its waiter was gone; exit code not known"
         record = attempt.finish(KILLED[why], why, detail)
     else:
         detail = "the waiter was gone when the work ended; exit code not known"
         record = attempt.finish("lost", "waiter_died", detail)
-    from . import ending
-
     ending.Tree(attempt, executed).end(why="lost", grace=0.2)
     return record
 

@@ -37,6 +37,7 @@ class Waiter:
         self.names: List[str] = []
         self.pid = self.watcher = 0
         self.end = -1
+        self.usage: Any = None
         self.events: List[Json] = []
         self.note("asked")
 
@@ -213,8 +214,10 @@ class Waiter:
             work.become(self.attempt, self.spec, argv, env, log, say, tag)
         os.close(say)
         os.close(log)
-        os.read(hear, 4096)  # ends at the exec, or with the reason why there was none
+        why = os.read(hear, 4096).decode("utf-8", "replace")  # empty: it is executed
         os.close(hear)
+        if why and not self.attempt.has("exec.json"):
+            self.attempt.finish("failed", "cannot_start", "never executed; " + why)
         for fd in self.fds:
             os.set_inheritable(fd, False)
         self.note("exec")
@@ -245,11 +248,11 @@ class Waiter:
         os.set_blocking(wake, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
-        deaths, again = 0, None
+        deaths = 0
+        again: Optional[float] = None if self.watcher else 0.0
         while True:
-            done = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if done is not None:
-                # Not reaped yet: as long as it is a zombie nobody else can get its pid.
+            status = self._ended()
+            if status is not None:
                 self.note("exit", "work")
                 break
             if self.watcher and os.waitpid(self.watcher, os.WNOHANG)[0]:
@@ -258,7 +261,9 @@ class Waiter:
                 deaths += 1
             if again is not None and time.monotonic() >= again:
                 again = None
-                self.watch()
+                self.beside()
+                if not self.watcher:
+                    again = time.monotonic() + RESPAWN[-1]
             timeout = None if again is None else max(0.0, again - time.monotonic())
             if select.select([wake], [], [], timeout)[0]:
                 try:
@@ -266,19 +271,29 @@ class Waiter:
                 except BlockingIOError:
                     pass
         signal.set_wakeup_fd(-1)
-        return _status(done)
+        return status
+
+    def _ended(self) -> Optional[int]:
+        """The work's exit code, or minus a signal; None while it lives.
+
+        It is not reaped yet: as long as it is a zombie nobody else can get its pid.
+        """
+        if hasattr(os, "waitid"):
+            done = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if done is None:
+                return None
+            return done.si_status if done.si_code == os.CLD_EXITED else -done.si_status
+        pid, status, self.usage = os.wait4(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
 
     def reap(self) -> Any:
         """Reap the work, once nothing needs its pid any more; what it and its children used."""
         try:
             return os.wait4(self.pid, 0)[2]
         except ChildProcessError:
-            return None
-
-
-def _status(done: Any) -> int:
-    """An exit code, or minus a signal's number."""
-    return int(done.si_status) if done.si_code == os.CLD_EXITED else -int(done.si_status)
+            return self.usage
 
 
 def forget(path: str) -> None:

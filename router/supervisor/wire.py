@@ -92,6 +92,15 @@ class Wire:
             raise Gone("end of input")
         self._buffer += got
 
+    def listening(self) -> bool:
+        """Whether the other side is still there; what it has said meanwhile is kept."""
+        try:
+            while len(self._buffer) <= MOST_HEADER and select.select([self.source], [], [], 0)[0]:
+                self._more()
+        except Gone:
+            return False
+        return True
+
     def line(self) -> bytes:
         """The next line without its end. Raises `Gone` at the end of the input."""
         start = 0
