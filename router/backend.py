@@ -197,7 +197,8 @@ class Cost(Record, frozen=True, kw_only=True):
 class Offer(Record, frozen=True, kw_only=True):
     """A place that could run the workload now. Reads only: making one starts and spends nothing.
 
-    `id` names the place within its backend and is stable while the place exists. `fabric` says
+    `id` names the place within its backend and is stable while the place exists. `hardware` is
+    what the run would get there, not all that the place has. `fabric` says
     that the nodes share a fabric of their own; `clean` that every run starts in a fresh
     container; `capacity` how many independent runs fit side by side (None = the backend queues).
     `busy` means that `estimates.queue` stands between the run and its start; None there is a
