@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Route
 
 TOP = Path(__file__).resolve().parent.parent
 TRAIN = TOP / "examples" / "train_char_gpt.py"
@@ -74,9 +75,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_learns_and_tells_what_it_did(tmp_path: Path) -> None:
-    call(tmp_path, TRAIN, "--device", "cpu", "--steps", "40", "--batch", "8")
+    call(tmp_path, TRAIN, "--device", "cpu", "--steps", "30", "--batch", "8")
     seen = losses(tmp_path)
-    assert list(seen) == list(range(40))
+    assert list(seen) == list(range(30))
     assert seen[0] > 4.0, "an untrained model should know next to nothing of 97 characters"
     assert sum(list(seen.values())[-5:]) / 5 < seen[0] - 0.8
     summary = json.loads((tmp_path / "outputs" / "summary.json").read_text())
@@ -273,3 +274,37 @@ def test_the_validation_finds_a_fault(fault: str, tmp_path: Path) -> None:
 def test_the_validation_tells_another_kernel_from_the_one_asked_for(tmp_path: Path) -> None:
     call(tmp_path, *VALIDATE, "--kernel", "math")
     assert event(tmp_path, "kernel")["observed"] == "math"
+
+
+def receipt_of(route: Route, *args: str, code: int = 0) -> dict[str, Any]:
+    """The receipt of `route run --json ARGS`, which must exit with `code`."""
+    done = route("run", "--json", *args, timeout=120, cwd=TOP, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    receipt: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["data"]
+    return receipt
+
+
+def test_a_routed_training_has_its_figures_in_the_receipt(route: Route) -> None:
+    receipt = receipt_of(route, "train:char-gpt", "--", *TINY)
+    context = receipt["context"]
+    assert context["outcome"]["state"]["v"] == "succeeded"
+    assert context["checks"]["success"]["v"] is True
+    assert context["checks"]["eval_off"]["v"] is True
+    assert receipt["measured"]["kernel"]["v"]["observed"] == "flash"
+    assert context["steady"]["n_steps"]["v"] == 11, "the first of twelve is discarded"
+    assert float(receipt["measured"]["metrics"]["tok_s_global"]["v"]) > 0
+    assert {"summary.json", "sample.txt"} <= {Path(a["path"]).name for a in receipt["measured"]["artifacts"]}
+
+
+@pytest.mark.xfail(strict=True, reason="judging hides a reported verdict behind one that is not observed yet")
+@pytest.mark.parametrize(("fault", "verdict", "code"), [("none", "accept", 0), ("tail", "reject", 1)])
+def test_a_routed_validation_has_its_verdict_in_the_receipt(
+    fault: str, verdict: str, code: int, route: Route
+) -> None:
+    args = (*map(str, VALIDATE[1:]), "--inject-fault", fault)
+    receipt = receipt_of(route, "validate:attention", "--", *args, code=code)
+    promotion = receipt["context"]["promotion"]
+    assert promotion["status"]["v"] == verdict
+    assert promotion["ready"]["v"] is False
+    assert len(promotion["criteria"]["v"]) == 18
+    assert receipt["context"]["checks"]["success"]["v"] is True, "to reject is as good a result"
