@@ -48,11 +48,13 @@ def _beside(path: str, data: bytes, mode: int) -> str:
     return part
 
 
-def write(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` under `path`, replacing what stood there. Durable when it returns."""
+def write(path: str, data: bytes, mode: int = 0o600, *, folder: bool = True) -> None:
+    """Put `data` under `path`, replacing what stood there. Durable when it returns; without `folder`
+    only its bytes are, and its name is once the folder is synced for something else."""
     part = _beside(path, data, mode)
     os.rename(part, path)
-    sync_folder(os.path.dirname(path))
+    if folder:
+        sync_folder(os.path.dirname(path))
 
 
 def write_hint(path: str, data: bytes) -> None:

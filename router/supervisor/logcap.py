@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from .runs import Attempt
 
 PAGE = 4096
+FULL = 3, 4
+"""The part of the cap from which on the middle is cut out: what is written meanwhile needs the rest."""
 PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
 def cap(attempt: Attempt, most: int, size: int) -> int:
-    """Punch the middle out of a log of `size` bytes, so that about three quarters of `most` stay.
+    """Punch the middle out of a log of `size` bytes, so that half of `most` stays: head and tail.
 
     The hole is written to `capped.json` first: whoever reads the log never takes it for output.
     Returns the bytes on disk afterwards, or -1 where the file system cannot do that.
     """
-    begin = -(-(most // 4) // PAGE) * PAGE
-    end = (size - most // 2) // PAGE * PAGE
+    begin = -(-(most // 8) // PAGE) * PAGE
+    end = (size - most * 3 // 8) // PAGE * PAGE
     if end > begin:
         files.write_hint(attempt.at("capped.json"), wire.dumps({"from": begin, "to": end, "cap": most}))
         error = punch(attempt.at("log"), begin, end - begin)
@@ -33,6 +35,11 @@ def cap(attempt: Attempt, most: int, size: int) -> int:
             )
             return -1
     return os.stat(attempt.at("log")).st_blocks * 512
+
+
+def due(most: int, used: int) -> bool:
+    """Whether a log that takes `used` bytes on disk is to be cut now."""
+    return used * FULL[1] > most * FULL[0]
 
 
 def punch(path: str, offset: int, length: int) -> int:

@@ -82,7 +82,7 @@ class Attempt:
                 return
         except FileNotFoundError:
             pass
-        files.write(path, b"\0" * RESERVE)
+        files.write(path, b"\0" * RESERVE, folder=False)
 
     def reserved(self) -> Optional[Dict[str, Any]]:
         """A complete exit record in the reserve, or None. What was cut off keeps its NULs and is none."""

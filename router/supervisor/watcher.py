@@ -147,7 +147,7 @@ class Watcher:
         except OSError:
             return 1.0
         used = status.st_blocks * 512
-        if used > self.cap:
+        if logcap.due(self.cap, used):
             used = logcap.cap(self.attempt, self.cap, status.st_size)
             if used < 0:
                 self.cap = None
@@ -160,7 +160,7 @@ class Watcher:
                     return None
             else:
                 return 0.5
-        return min(1.0, max(0.005, (self.cap * 1.05 - used) / FASTEST))
+        return min(1.0, max(0.005, (self.cap - used) / FASTEST))
 
 
 def observe(attempt: Attempt) -> Json:
