@@ -87,7 +87,7 @@ class Validate(Kind):
         code, _ = checks.look(measured, "outcome", "exit_code")
         signal, _ = checks.look(measured, "outcome", "signal")
         rejected = found is not None and found["status"] == "reject"
-        if rejected and signal is None and code == 1 and not isinstance(code, bool):
+        if rejected and signal in (None, checks.NOT_APPLICABLE) and code == 1 and not isinstance(code, bool):
             return Check(name=name, ok=True)
         return Check(name=name, ok=zero.ok, why=zero.why)
 

@@ -44,4 +44,4 @@ def told(status: Mapping[str, Any]) -> str:
     if state == "unknown" and status.get("last"):
         text += f" (last seen {status['last']})"
     why = status.get("detail") or str(status.get("reason") or "").replace("_", " ")
-    return f"{text}: {why}" if why else text
+    return f"{text}: {why}" if why and why not in text and why != "exit" else text

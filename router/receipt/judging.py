@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from compute_router.receipt.evidence import CHECKS
 from compute_router.receipt.facts import at_path, misfit, missing, not_applicable, seen, unobserved
@@ -90,12 +90,18 @@ def _shown(data: Any) -> Any:
     return data
 
 
+def _is_section(item: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(item, Mapping) and "v" not in item
+
+
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     """`high` over `low`, section by section; what `high` has not seen does not hide what `low` has."""
     found = dict(low)
     for name, item in high.items():
         below = found.get(name)
-        if isinstance(item, Mapping) and "v" not in item and isinstance(below, Mapping) and "v" not in below:
+        if _is_section(item) and isinstance(below, Mapping) and isinstance(below.get("v"), Mapping):
+            below = below["v"]  # one fact on the machine, a section of facts here
+        if _is_section(item) and _is_section(below):
             found[name] = _merged(below, item)
         elif below is None or not (isinstance(item, Mapping) and item.get("v", 0) is None):
             found[name] = item

@@ -108,20 +108,14 @@ def _storage(context: Any) -> str:
     found = value(context, "storage")
     if not isinstance(found, list) or not found:
         return _word(context, "storage") if missing(at_path(context, "storage")) else ""
-    texts = []
+    roles: dict[str, list[str]] = {}
     for item in found:
         if isinstance(item, Mapping):
-            what = item.get("class")
-            fs = item.get("fs")
-            kind = (
-                what
-                if what not in (None, "unobserved")
-                else f"{fs}, class unobserved"
-                if fs
-                else "unobserved"
-            )
-            texts.append(f"{item.get('role')} on {kind}")
-    return "; ".join(texts)
+            what, fs = item.get("class"), item.get("fs")
+            known = what not in (None, "unobserved")
+            kind = str(what) if known else f"{fs}, class unobserved" if fs else "unobserved"
+            roles.setdefault(kind, []).append(str(item.get("role")))
+    return "; ".join(f"{', '.join(names)} on {kind}" for kind, names in roles.items())
 
 
 def _cache(context: Any) -> str:
@@ -147,7 +141,16 @@ def _metric(context: Any) -> str:
         return ""
     count = f" over {row['n']} steps" if type(row.get("n")) is int and row["n"] > 1 else ""
     unit = f" {row.get('unit')}" if row.get("unit") else ""
-    return f"{row.get('name')} = {row.get('value')}{unit}{count} ({at_path(context, 'metrics.values.src')})"
+    by = at_path(context, "metrics.values.src")
+    return f"{row.get('name')} = {_short(row.get('value'))}{unit}{count} ({by})"
+
+
+def _short(number: Any) -> str:
+    """A decimal with the digits a reader can use; the receipt keeps them all."""
+    try:
+        return f"{float(number):,.5g}" if abs(float(number)) < 1e5 else f"{float(number):,.0f}"
+    except (TypeError, ValueError, OverflowError):
+        return str(number)
 
 
 def _memory(context: Any) -> str:

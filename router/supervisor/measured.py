@@ -237,9 +237,10 @@ def checks(o: Observed, record: Json, found: Optional[metrics.Summary]) -> Json:
 
 def end_marker(o: Observed, record: Json, found: Optional[metrics.Summary]) -> Json:
     """Whether the work said that it got to its end (`route_report` does so by itself)."""
-    if record.get("state") != "succeeded":
-        return o.seen(False)
     said = bool(_notes(found, "end"))
+    if record.get("state") != "succeeded":
+        # An exit code other than 0 may be an answer (a validation that rejects); a signal is none.
+        return o.seen(said and record.get("exit_code") is not None)
     return o.seen(said or None, "the work did not say that it got to its end", "workload")
 
 

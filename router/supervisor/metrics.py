@@ -137,7 +137,7 @@ class Summary:
         found = parse(line)
         if found is None:
             self.bad += 1
-        elif "step" in found:
+        elif "step" in found and "event" not in found:
             self._step(found)
         elif len(self.notes) < MOST_NOTES:
             self.notes.append(plain(found))
