@@ -88,7 +88,7 @@ def _context(path: str) -> Callable[[Mapping[str, Any]], Any]:
 
 
 _state, _dirty, _diff = _context("outcome.state"), _context("code.dirty"), _context("code.diff_sha256")
-_success = _context("checks.success")
+_success, _verdict = _context("checks.success"), _context("promotion.status")
 
 RULES: tuple[Rule, ...] = (
     Rule("NO_MEASUREMENT", "invalid", "no measured block", lambda r: _unless(r.get("measured") is not None)),
@@ -99,7 +99,7 @@ RULES: tuple[Rule, ...] = (
         # A validation that rejects may well exit with 1: its kind says whether the run did its duty.
         lambda r: (
             ""
-            if _state(r) == "succeeded" or (_state(r) == "failed" and _success(r) is True)
+            if _state(r) == "succeeded" or (_verdict(r) == "reject" and _success(r) is True)
             else f"is {_state(r)}"
         ),
     ),
