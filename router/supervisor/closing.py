@@ -34,7 +34,7 @@ def close(waiter: Waiter, status: int) -> None:
     executed = attempt.json("exec.json")
     waiter.note(record["state"])
     # Whatever the work left running is no part of its outcome, but of its leases.
-    tree = ending.Tree(attempt, executed, os.getpid())
+    tree = ending.Tree(attempt, executed, os.getpid(), waiter.watcher)
     strays: List[int] = []
     stuck: List[int] = []
     if not alone({waiter.pid, waiter.watcher}):

@@ -26,13 +26,15 @@ class Tree:
     left behind, so that nothing can hide from it.
     """
 
-    def __init__(self, attempt: Attempt, executed: Optional[Dict[str, Any]], keeper: int = 0) -> None:
+    def __init__(
+        self, attempt: Attempt, executed: Optional[Dict[str, Any]], keeper: int = 0, watcher: int = 0
+    ) -> None:
         self.attempt, self.keeper = attempt, keeper
         self.pid = int(executed["pid"]) if executed else 0
         self.start = int(executed["start"]) if executed else 0
         self.marker = ("ROUTE_RUN_ID=%s" % attempt.run.id).encode()
         started = attempt.json("started.json") or {}
-        self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper}
+        self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper, watcher}
         self._ours.add(keeper or int(started.get("waiter", {}).get("pid", 0)))
         self._ours.add(int(files.hint_json(attempt.at("watch.lock")).get("pid", 0)))
         self._leases = _inodes(list(started.get("leases", [])))

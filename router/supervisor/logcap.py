@@ -27,14 +27,23 @@ def cap(attempt: Attempt, most: int, size: int) -> int:
     begin = -(-(most // 8) // PAGE) * PAGE
     end = (size - most * 3 // 8) // PAGE * PAGE
     if end > begin:
-        files.write_hint(attempt.at("capped.json"), wire.dumps({"from": begin, "to": end, "cap": most}))
+        note = wire.dumps({"from": begin, "to": end, "cap": most})
+        noted = _note(attempt, note)
         error = punch(attempt.at("log"), begin, end - begin)
         if error:
-            files.write_hint(
-                attempt.at("capped.json"), wire.dumps({"cap": most, "error": os.strerror(error)})
-            )
+            _note(attempt, wire.dumps({"cap": most, "error": os.strerror(error)}))
             return -1
+        if not noted:
+            _note(attempt, note)  # the disk was full, and now is not
     return os.stat(attempt.at("log")).st_blocks * 512
+
+
+def _note(attempt: Attempt, note: bytes) -> bool:
+    try:
+        files.write_hint(attempt.at("capped.json"), note)
+    except OSError:
+        return False
+    return True
 
 
 def due(most: int, used: int) -> bool:

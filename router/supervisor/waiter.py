@@ -7,7 +7,7 @@ import select
 import signal
 import time
 
-from . import cgroup, closing, devices, files, forking, leases, machine, wire, work
+from . import cgroup, closing, devices, files, forking, leases, machine, watcher, wire, work
 from .forking import traceback
 from .wire import Fault
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 POLL = 0.05
 """Seconds between two tries for a lease; the only poll there is."""
+BESIDE = 0.03
+"""Seconds that the work runs before it is watched: shorter work is over before that would pay."""
 SLOW = 1.0
 """The same where each try asks nvidia-smi."""
 RESPAWN = (0.0, 0.1, 0.5, 2.0, 10.0)
@@ -79,6 +81,7 @@ class Waiter:
         adopts = forking.name_process("route-waiter")
         if not self.lease(told, wait_us):
             return
+        watcher.prepare(attempt)
         volumes = work.make_folders(attempt, self.spec)
         log = os.open(
             attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -108,7 +111,6 @@ class Waiter:
         self.spawn(argv, env, log, told)
         del env
         self.secrets.clear()
-        self.beside()
         closing.close(self, self.wait())
 
     def beside(self) -> None:
@@ -225,8 +227,6 @@ class Waiter:
 
     def watch(self) -> None:
         """Start a watcher beside this waiter."""
-        from . import watcher
-
         alive, end = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -249,7 +249,7 @@ class Waiter:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
         deaths = 0
-        again: Optional[float] = None if self.watcher else 0.0
+        again: Optional[float] = time.monotonic() + BESIDE
         while True:
             status = self._ended()
             if status is not None:

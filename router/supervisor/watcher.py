@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
+NOTE = 128
 GRACE_US = 10_000_000
 SAMPLE_US = 10_000_000
 FASTEST = 4e9
@@ -179,6 +180,15 @@ def observe(attempt: Attempt) -> Json:
     return line
 
 
+def prepare(attempt: Attempt) -> None:
+    """Make the lock file with room for what its holder notes: a disk that is full later has none."""
+    fd = os.open(attempt.at("watch.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        files.write_all(fd, b" " * NOTE)
+    finally:
+        os.close(fd)
+
+
 def main(attempt: Attempt, spec: Json, alive: int) -> None:
     """Be the watcher of `attempt`, unless it has one."""
     signal.set_wakeup_fd(-1)
@@ -187,8 +197,10 @@ def main(attempt: Attempt, spec: Json, alive: int) -> None:
     if lock < 0:
         return
     me = machine.process(os.getpid())
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, wire.dumps({"pid": os.getpid(), "start": me.start if me else 0}), 0)
+    try:
+        os.pwrite(lock, wire.dumps({"pid": os.getpid(), "start": me.start if me else 0}).ljust(NOTE), 0)
+    except OSError:
+        pass  # `cancel` wakes it by the new file in its folder then
     try:
         import ctypes
 
