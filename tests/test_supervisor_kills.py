@@ -13,14 +13,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from supervisor_driver import DIGEST, FINAL, Fault, Link, Place, ended, holders, kill, shell, spec
+from supervisor_driver import DIGEST, FINAL, PYTHON, Fault, Link, Place, ended, holders, kill, shell, spec
 
 from compute_router.supervisor.boot import BOOT
 
@@ -117,28 +116,24 @@ def test_random_kills(place: Place, tmp_path: Path, share: int) -> None:
     assert hits > 0
 
 
-def traced(place: Place, syscall: str, when: int, tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A connection whose server, and all that comes of it, is killed at its k-th call of `syscall`."""
-    inject = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:signal=KILL:when={when}"]
-    return subprocess.Popen(
-        [
-            "strace",
-            "-f",
-            "-q",
-            "-o",
-            str(tmp_path / "trace"),
-            *inject,
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            BOOT,
-        ],
+def traced(place: Place, syscall: str, what: str, tmp_path: Path, run_id: str) -> tuple[bytes, bytes]:
+    """A `start` by a server to which, and to all that comes of it, `what` happens at calls of `syscall`."""
+    inject = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{what}"]
+    boot = [PYTHON, "-I", "-S", "-c", BOOT]
+    process = subprocess.Popen(
+        ["strace", "-f", "-q", "-o", str(tmp_path / "trace"), *inject, *boot],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, "ROUTE_LEASE_DIR": str(place.root.parent / "leases")},
     )
+    hello = {"route": 1, "nonce": "b" * 32, "root": str(place.root), "digest": DIGEST}
+    start = {"op": "start", "run_id": run_id, "attempt": 1, "wait_us": 0}
+    try:
+        return process.communicate(f"{json.dumps(hello)}\n{json.dumps(start)}\n".encode(), 20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
 
 
 def can_trace() -> bool:
@@ -164,13 +159,7 @@ def test_kills_at_every_call(place: Place, tmp_path: Path, syscall: str) -> None
         ledger = tmp_path / f"ledger-{when}"
         with place.link() as link:
             run_id = place.submit(link, shell(f"echo $ROUTE_ATTEMPT >> {ledger}; exit 7", leases=["one"]))
-        process = traced(place, syscall, when, tmp_path)
-        hello = {"route": 1, "nonce": "b" * 32, "root": str(place.root), "digest": DIGEST}
-        start = {"op": "start", "run_id": run_id, "attempt": 1, "wait_us": 0}
-        try:
-            process.communicate(json.dumps(hello).encode() + b"\n" + json.dumps(start).encode() + b"\n", 15)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        traced(place, syscall, f"signal=KILL:when={when}", tmp_path, run_id)
         time.sleep(0.02)
         status, attempt = bring_to_an_end(place, run_id)
         judge(place, run_id, "waiter or work", ledger, status, attempt)
@@ -180,6 +169,42 @@ def test_kills_at_every_call(place: Place, tmp_path: Path, syscall: str) -> None
     print(syscall, states)
     assert len(states) > 1, "something was killed"
     assert states[-1] == (1, "failed", "exit"), "beyond the last call nothing is"
+
+
+@pytest.mark.parametrize(
+    ("syscall", "error"),
+    [
+        ("fsync", "EIO"),
+        ("link,linkat", "ENOSPC"),
+        ("rename,renameat,renameat2", "EIO"),
+        ("fork,vfork,clone,clone3", "EAGAIN"),
+        ("flock", "ENOLCK"),
+        ("ftruncate,pwrite64", "ENOSPC"),
+        ("mkdir,mkdirat", "ENOSPC"),
+    ],
+)
+def test_errors_at_every_call(place: Place, tmp_path: Path, syscall: str, error: str) -> None:
+    """Each such call fails once, for each k: a named error or none, never a traceback, never a lost run."""
+    if not can_trace():
+        pytest.skip("strace is not installed or not allowed here")
+    seen = []
+    for when in range(1, 25):
+        ledger = tmp_path / f"ledger-{when}"
+        with place.link() as link:
+            run_id = place.submit(link, shell(f"echo $ROUTE_ATTEMPT >> {ledger}; exit 7", leases=["one"]))
+        out, err = traced(place, syscall, f"error={error}:when={when}", tmp_path, run_id)
+        assert b"Traceback" not in err, err.decode()[-2000:]
+        reply = json.loads(out.splitlines()[-1].removeprefix(b"b" * 32))
+        if not reply["ok"]:
+            assert reply["error"]["code"] not in ("INTERNAL", "BAD_REQUEST"), reply
+            assert reply["error"]["mend"]
+        status, attempt = bring_to_an_end(place, run_id)
+        judge(place, run_id, "nobody", ledger, status, attempt)
+        seen.append((attempt, status["state"], reply.get("error", {}).get("code", "")))
+        if "INJECTED" not in (tmp_path / "trace").read_text():
+            break
+    print(syscall, error, seen)
+    assert len(seen) > 1
 
 
 def test_a_killed_watcher_comes_back_and_does_its_work(place: Place) -> None:
