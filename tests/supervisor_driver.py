@@ -34,9 +34,7 @@ class Fault(Exception):
 class Link:
     """One connection: a `python3 -I -S -c BOOT` of our own, spoken to over its pipes."""
 
-    def __init__(
-        self, root: Path, *, python: str = PYTHON, env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, root: Path, *, python: str = PYTHON, env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
             [python, "-I", "-S", "-c", BOOT],
             stdin=subprocess.PIPE,
