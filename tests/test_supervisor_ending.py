@@ -309,6 +309,28 @@ def test_torchrun_is_put_in_front(place: Place, breaks: str) -> None:
         assert any(path.endswith("error.json") for path in errors), "and which rank it was is kept"
 
 
+def test_what_the_work_leaves_to_its_waiter_is_waited_for(place: Place) -> None:
+    """Short-lived orphans do not pile up as zombies while a long run goes on."""
+    link = place.link()
+    script = "for i in $(seq 30); do (sleep 0.01 &) ; done; while [ ! -e go ]; do sleep 0.02; done"
+    run_id = place.submit(link, shell(script))
+    link.start(run_id)
+    waiter = place.read(run_id, "started.json")["waiter"]["pid"]
+    time.sleep(0.8)
+    dead = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if int(parent) == waiter and state == "Z":
+                dead.append(entry.name)
+    assert dead == []
+    (place.root / "runs" / run_id / "work" / "go").touch()
+    assert link.follow(run_id)[0]["state"] == "succeeded"
+
+
 def test_nothing_stays_behind(place: Place) -> None:
     link = place.link()
     for _ in range(5):

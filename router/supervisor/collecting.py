@@ -122,11 +122,10 @@ def collected(run: Run, head: Json) -> Json:
 
 
 def cleanup(run: Run, stream: Wire) -> Json:
-    """Free the work tree and the outputs of a final run; its records stay and go on answering."""
+    """Free the work tree and the outputs of a final run; its records stay and go on answering, and its
+    checkpoints, which no manifest lists, stay until `gc`."""
     attempt = settled(run, stream)
-    freed = 0
-    for path in [run.work, os.path.join(run.path, "checkpoints")]:
-        freed += remove(path)
+    freed = remove(run.work)
     for number in files.numbered(run.attempts):
         for name in ("outputs", "ranks"):
             freed += remove(os.path.join(run.attempts, str(number), name))

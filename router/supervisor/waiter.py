@@ -255,8 +255,9 @@ class Waiter:
             if status is not None:
                 self.note("exit", "work")
                 break
-            if self.watcher and os.waitpid(self.watcher, os.WNOHANG)[0]:
-                self.watcher = 0
+            watched = self.watcher
+            self._bury()
+            if watched and not self.watcher:
                 again = time.monotonic() + RESPAWN[min(deaths, len(RESPAWN) - 1)]
                 deaths += 1
             if again is not None and time.monotonic() >= again:
@@ -287,6 +288,21 @@ class Waiter:
         if pid == 0:
             return None
         return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+
+    def _bury(self) -> None:
+        """Wait for whatever else has ended: the watcher, and what the work left to us as its subreaper."""
+        while True:
+            if hasattr(os, "waitid"):
+                done = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid = done.si_pid if done is not None else 0
+            else:
+                pid = os.waitpid(self.watcher, os.WNOHANG)[0] if self.watcher else 0
+            if pid in (0, self.pid):
+                return
+            if hasattr(os, "waitid"):
+                os.waitpid(pid, os.WNOHANG)
+            if pid == self.watcher:
+                self.watcher = 0
 
     def reap(self) -> Any:
         """Reap the work, once nothing needs its pid any more; what it and its children used."""

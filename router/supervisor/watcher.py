@@ -38,7 +38,6 @@ class Watcher:
         begun = self.executed.get("mono_us", machine.mono_us())
         self.deadline = None if timeout is None else (begun + timeout) / 1e6
         self.ended = False
-        self.quiet = True
         self.size = 0
         self.wake, self.bell = os.pipe()
 
@@ -69,7 +68,10 @@ class Watcher:
             until = [next_sample]
             if self.deadline is not None and not self.ended:
                 until.append(self.deadline)
-            look = self.cap_log(log)
+            try:
+                look = self.cap_log(log)
+            except OSError:
+                look = 1.0
             if look is not None:
                 until.append(now + look)
             if self.alive < 0 and work < 0:
@@ -123,8 +125,8 @@ class Watcher:
 
     def sample(self) -> None:
         """One line of what the machine is like, and the heartbeat; both are hints, never evidence."""
-        line = observe(self.attempt)
         try:
+            line = observe(self.attempt)
             files.write_hint(self.attempt.at("heartbeat.json"), wire.dumps(line))
             fd = os.open(
                 self.attempt.at("samples.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
