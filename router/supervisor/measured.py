@@ -278,8 +278,9 @@ def samples(o: Observed, attempt: Attempt) -> Json:
             continue
         count += 1
         for name in ("mem_free_bytes", "disk_free_bytes"):
-            if isinstance(row, dict) and type(row.get(name)) is int:
-                least[name] = min(least.get(name, row[name]), row[name])
+            value = row.get(name) if isinstance(row, dict) else None
+            if isinstance(value, int):
+                least[name] = min(least.get(name, value), value)
     return {
         "count": count,
         "mem_free_bytes_min": o.seen(least.get("mem_free_bytes"), "no sample was taken"),
