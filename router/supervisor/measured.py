@@ -279,8 +279,9 @@ def samples(o: Observed, attempt: Attempt) -> Json:
         count += 1
         for name in ("mem_free_bytes", "disk_free_bytes"):
             value = row.get(name) if isinstance(row, dict) else None
-            if isinstance(value, int):
-                least[name] = min(least.get(name, value), value)
+            before = least.get(name)
+            if isinstance(value, int) and (before is None or value < before):
+                least[name] = value
     return {
         "count": count,
         "mem_free_bytes_min": o.seen(least.get("mem_free_bytes"), "no sample was taken"),
