@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROUTE, Route
 
@@ -32,6 +33,15 @@ pathlib.Path("results").mkdir(exist_ok=True)
 pathlib.Path("results/answer.txt").write_text("42\\n")
 pathlib.Path(os.environ["ROUTE_OUTPUTS"], "more.txt").write_text("more\\n")
 """
+
+
+def alive(word: str) -> list[int]:
+    """The processes that have `word` on their command line."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if word in (process.info["cmdline"] or []):
+            found.append(process.info["pid"])
+    return found
 
 
 def receipt_of(home: Path) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def test_a_time_limit_ends_the_whole_tree(route: Route, folder: Path, home: Path
     )
     out = route("run", "work.py")
     assert out.returncode == 124, out.stdout + out.stderr
-    assert subprocess.run(["pgrep", "-f", "sleep 600.125"], capture_output=True).returncode == 1
+    assert alive("600.125") == []
 
 
 def test_detach_status_wait_collect(route: Route, folder: Path, home: Path) -> None:
@@ -117,7 +127,7 @@ def test_cancel_ends_a_detached_run(route: Route, folder: Path) -> None:
     assert waited.returncode != 0
     assert json.loads(route("status", run_id, "--json").stdout)["data"]["state"] == "cancelled"
     assert route("cancel", run_id).returncode == 0
-    assert subprocess.run(["pgrep", "-f", "sleep 600.25"], capture_output=True).returncode == 1
+    assert alive("600.25") == []
 
 
 def test_the_same_key_is_the_same_run(route: Route, folder: Path, home: Path) -> None:
