@@ -62,6 +62,9 @@ def guarded(name: str, call: Callable[[], T]) -> T:
     except errors.Broken as e:
         raise errors.SubmitUnknown(f"{name} broke off: {e}", mend="route status asks again") from e
     except Exception as e:
+        # A Ctrl-C that breaks into a lock can come out as another error with itself behind.
+        if isinstance(e.__context__, KeyboardInterrupt):
+            raise e.__context__ from None
         first = (str(e).splitlines() or ["no message"])[0]
         raise errors.PluginError(
             f"backend {name!r} raised {type(e).__name__}: {first}",

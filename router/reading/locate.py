@@ -15,11 +15,12 @@ _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_VALUE = re.compile(r"[^,\]}\n#]*")
+# No possessive quantifiers: over groups they match wrongly before Python 3.11.5 (cpython 106052).
 _STRINGS = (
-    re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*+"""(?:"{0,2})', re.S),
-    re.compile(r"'''(?:[^']|'(?!''))*+'''(?:'{0,2})", re.S),
-    re.compile(r'"(?:[^"\\\n]|\\.)*+"'),
-    re.compile(r"'[^'\n]*+'"),
+    re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"""(?:"{0,2})', re.S),
+    re.compile(r"'''(?:[^']|'(?!''))*'''(?:'{0,2})", re.S),
+    re.compile(r'"(?:[^"\\\n]|\\.)*"'),
+    re.compile(r"'[^'\n]*'"),
 )
 
 
