@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,9 +15,10 @@ from compute_router.records import plain
 from compute_router.workload import Workload
 
 if TYPE_CHECKING:
+    from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "ships"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,3 +57,13 @@ def _tagged(offer: Offer | NoOffer) -> dict[str, Any]:
 def _untagged(data: dict[str, Any]) -> Offer | NoOffer:
     rest = {name: value for name, value in data.items() if name != "type"}
     return msgspec.convert(rest, Offer) if data["type"] == "offer" else msgspec.convert(rest, NoOffer)
+
+
+def ships(workload: Workload) -> Snapshot:
+    """What ships with `workload`: its root, and whatever an ignore rule says the file it runs."""
+    from compute_router.snapshot import take
+
+    entry = workload.entry
+    # A script is named below the root, the words of a command from where it starts.
+    named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
+    return take(Path(entry.root), only=[Path(name) for name in named])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,9 @@ import msgspec
 
 from compute_router import errors
 from compute_router.backend import Backend, Handle, Health, State, Status
+from compute_router.durable import held
 from compute_router.journal import Journal, OnEvent
-from compute_router.planning import Plan
+from compute_router.planning import Plan, ships
 from compute_router.policy import Limits, Outcome
 from compute_router.records import key_run_id, new_run_id
 from compute_router.starting import Intent, guarded, start
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder, Store
 
-__all__ = ["Router", "ships"]
+__all__ = ["Router"]
 
 OnLog = Callable[[bytes], None]
 
@@ -116,13 +116,7 @@ class Router:
         snapshot = ships(plan.workload)
         run_id = key_run_id(key) if key else new_run_id()
         run = self.store.create(run_id, plan.workload, key=key or run_id)
-        if run.has("intent") or run.has("receipt"):
-            return self._again(run, values, snapshot, on_event)
-        plan.save(run)
-        self._journal(run, on_event).tell(
-            "decided", policy=plan.decision.policy, sentence=plan.decision.sentence
-        )
-        self._start(run, plan, snapshot, values, attempt=1, on_event=on_event)
+        self._begin(run, plan, values, snapshot, on_event)
         return run
 
     def _secrets(self, workload: Workload) -> dict[str, str]:
@@ -172,23 +166,40 @@ class Router:
             self.collect(run, on_event=on_event)
             raise
 
-    def _again(
-        self, run: RunFolder, secrets: Mapping[str, str], snapshot: Snapshot, on_event: OnEvent | None
-    ) -> RunFolder:
-        """Enter a run that was begun before: look for what may have started, start it only if nothing did."""
-        intent = run.read("intent", Intent)
-        if run.has("receipt") or run.has("handle") or intent is None:
-            return run
-        plan = self._planned(run)
-        handle = self._found(run, intent, plan.workload)
-        if handle is None:
-            if snapshot.tree_sha256 != intent.tree_sha256:
-                raise errors.Conflict(
-                    f"the files of run {run.id} have changed since it was made",
-                    mend="start a new run (another --key, or none)",
+    def _begin(
+        self,
+        run: RunFolder,
+        plan: Plan | None,
+        secrets: Mapping[str, str],
+        snapshot: Snapshot,
+        on_event: OnEvent | None,
+    ) -> None:
+        """Start a run, or enter one that was begun before: what may have started is looked for, and
+        something is started only if nothing was. One client at a time, so that two with the same
+        key cannot end at two places."""
+        with held(run.file("run")):
+            if run.has("handle") or run.has("receipt"):
+                return
+            intent = run.read("intent", Intent)
+            if intent is None:
+                if plan is not None and not run.has("decision"):
+                    plan.save(run)
+                plan = self._planned(run)
+                self._journal(run, on_event).tell(
+                    "decided", policy=plan.decision.policy, sentence=plan.decision.sentence
                 )
-            self._start(run, plan, snapshot, secrets, attempt=intent.attempt, on_event=on_event)
-        return run
+            else:
+                plan = self._planned(run)
+                if self._found(run, intent, plan.workload) is not None:
+                    return
+                if snapshot.tree_sha256 != intent.tree_sha256:
+                    raise errors.Conflict(
+                        f"the files of run {run.id} have changed since it was made",
+                        mend="start a new run (another --key, or none)",
+                    )
+            self._start(
+                run, plan, snapshot, secrets, attempt=intent.attempt if intent else 1, on_event=on_event
+            )
 
     def _found(self, run: RunFolder, intent: Intent, workload: Workload) -> Handle | None:
         """What stands at the backend for an intent whose answer never came; writes the handle."""
@@ -271,7 +282,11 @@ class Router:
             r for r in plan.decision.ranked if (r.backend, r.offer_id) == (intent.backend, intent.offer_id)
         ]
         plan = dataclasses.replace(plan, decision=msgspec.structs.replace(plan.decision, ranked=tuple(here)))
-        self._start(run, plan, snapshot, self._secrets(plan.workload), attempt=attempt, on_event=on_event)
+        secrets = self._secrets(plan.workload)
+        with held(run.file("run")):
+            handle = run.read("handle", Handle)
+            if handle is None or handle.attempt < attempt or status.state is State.COMMITTED:
+                self._start(run, plan, snapshot, secrets, attempt=attempt, on_event=on_event)
 
     def _follow(self, run: RunFolder, offset: int, on_log: OnLog | None, on_event: OnEvent | None) -> Status:
         status = self.status(run, on_event=on_event) if not run.has("handle") else run.read("status", Status)
@@ -349,12 +364,8 @@ class Router:
         """Go on with a run from wherever it was left, to its receipt. Repeatable; starts nothing twice."""
         if not run.has("receipt"):
             if not run.has("handle"):
-                plan = self._planned(run)
-                secrets, snapshot = self._secrets(plan.workload), ships(plan.workload)
-                if run.has("intent"):
-                    self._again(run, secrets, snapshot, on_event)
-                else:
-                    self._start(run, plan, snapshot, secrets, attempt=1, on_event=on_event)
+                workload = self._workload(run)
+                self._begin(run, None, self._secrets(workload), ships(workload), on_event)
             self.attach(run, on_log=on_log, on_event=on_event)
         return self.collect(run, on_event=on_event)
 
@@ -384,13 +395,3 @@ class Router:
 def _load_the_end() -> None:
     import compute_router.collecting
     import compute_router.receipt.building  # noqa: F401
-
-
-def ships(workload: Workload) -> Snapshot:
-    """What ships with `workload`: its root, and whatever an ignore rule says the file it runs."""
-    from compute_router.snapshot import take
-
-    entry = workload.entry
-    # A script is named below the root, the words of a command from where it starts.
-    named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
-    return take(Path(entry.root), only=[Path(name) for name in named])

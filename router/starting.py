@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Intent", "Try", "guarded", "start"]
 
+PAUSES = (0.0, 0.5, 2.0, 5.0)
+"""Seconds before each look for a run whose answer was lost."""
+
 T = TypeVar("T")
 Tell = Callable[..., None]
 
@@ -149,14 +152,19 @@ def _submit(backend: Backend, submission: Submission) -> Handle:
     """One submission; if its answer was lost, the run is looked for before anything else is done."""
     try:
         return guarded(backend.name, lambda: backend.submit(submission))
-    except errors.SubmitUnknown:
-        for pause in (0.0, 0.5, 2.0, 5.0):
+    except (errors.SubmitUnknown, errors.PluginError) as lost:
+        for pause in PAUSES:
             time.sleep(pause)
             try:
                 handle = guarded(backend.name, lambda: backend.find(submission.key))
-            except errors.BackendError:
+            except (errors.BackendError, errors.PluginError):
                 continue
-            if handle is not None:
+            if handle is not None and handle.attempt == submission.attempt:
                 return handle
+            # Surely not started: a lost question is asked again, a broken plugin is not.
+            if isinstance(lost, errors.PluginError):
+                raise
             return guarded(backend.name, lambda: backend.submit(submission))
-        raise
+        if isinstance(lost, errors.SubmitUnknown):
+            raise
+        raise errors.SubmitUnknown(lost.what, mend=lost.mend) from lost

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from compute_router.starting import Intent, guarded
 def world(monkeypatch: pytest.MonkeyPatch) -> scripted.World:
     fresh = scripted.World()
     monkeypatch.setattr(scripted, "WORLD", fresh)
-    monkeypatch.setattr("compute_router.starting.time.sleep", lambda _: None)
+    monkeypatch.setattr("compute_router.starting.PAUSES", (0.0, 0.0, 0.0, 0.0))
     return fresh
 
 
@@ -208,3 +210,54 @@ def test_ctrl_c_comes_through_the_error_of_a_lock_it_broke_into() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         guarded("first", interrupted)
+
+
+def test_two_clients_with_one_key_start_one_run(
+    router: Router, world: scripted.World, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first client is refused at the first place while the second already waits: they must not
+    end at two places."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(self: scripted.Scripted, submission: Any) -> Any:
+        if self.name == "first" and not inside.is_set():
+            inside.set()
+            go_on.wait(10)
+            raise Unavailable("no room")
+        return submit(self, submission)
+
+    submit = scripted.Scripted.submit
+    monkeypatch.setattr(scripted.Scripted, "submit", slow)
+    other = Router(tmp_path / "home", start=folder)
+    other.registry = router.registry
+    plans = [r.plan(load("work.py", router=r)) for r in (router, other)]
+    clients = [
+        threading.Thread(target=r.submit, args=(p,), kwargs={"key": "k"})
+        for r, p in zip((router, other), plans, strict=True)
+    ]
+    clients[0].start()
+    assert inside.wait(10)
+    clients[1].start()
+    time.sleep(0.2)
+    go_on.set()
+    for client in clients:
+        client.join(10)
+    assert world.started == [("second", 1)]
+
+
+def test_a_plugin_that_broke_after_starting_is_found_out(router: Router, world: scripted.World) -> None:
+    world.script["first"] = [("started", ZeroDivisionError("oops"))]
+    run = router.submit(router.plan(load("work.py", router=router)))
+    assert world.asked == ["first.submit", "first.find"]
+    assert outcome(router.resume(run)) == "succeeded"
+
+
+def test_a_plugin_that_broke_and_cannot_tell_leaves_the_run_unknown(
+    router: Router, world: scripted.World
+) -> None:
+    world.script["first"] = [("started", ZeroDivisionError("oops"))]
+    world.find["first"] = [ZeroDivisionError("oops again")] * 4
+    with pytest.raises(SubmitUnknown, match="oops"):
+        router.submit(router.plan(load("work.py", router=router)))
+    assert router.status(router.store.open("latest")).state is State.SUCCEEDED
+    assert "second.submit" not in world.asked

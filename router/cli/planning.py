@@ -110,7 +110,7 @@ def refused(cli: Cli, made: Plan) -> int:
 
 def dry(cli: Cli, made: Plan) -> int:
     """What `run` would do: the plan, and the files that would ship."""
-    from compute_router.router import ships
+    from compute_router.planning import ships
 
     snapshot = ships(made.workload)
     show(cli, made)

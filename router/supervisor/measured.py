@@ -141,8 +141,13 @@ def timing(o: Observed, committed: Json, started: Json, executed: Json, record: 
 
 
 def launch(o: Observed, spec: Json, executed: Json) -> Json:
+    never = "the work was never executed"
+    argv = [str(word) for word in executed.get("argv") or []]
+    digest = hashlib.sha256(b"\0".join(word.encode("utf-8", "surrogateescape") for word in argv)).hexdigest()
     return {
-        "argv": o.seen(executed.get("argv"), "the work was never executed"),
+        # The words themselves stay on the machine: a receipt travels, and one may be a token.
+        "program": o.seen(argv[0] if argv else None, never),
+        "argv_sha256": o.seen(digest if argv else None, never),
         "launcher": spec.get("launcher", {}).get("name", "python"),
         "ranks": spec.get("launcher", {}).get("ranks", 1),
         "cwd": spec.get("cwd", "."),
