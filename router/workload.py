@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -255,13 +255,13 @@ class Kind(ABC):
         """What about this workload cannot be a run of this kind; empty if nothing."""
         return ()
 
+    @abstractmethod
     def checks(self, measured: Mapping[str, Any]) -> Sequence[Check]:
         """Health checks over the measured block of a receipt. Never a threshold on speed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def success(self, measured: Mapping[str, Any]) -> Check:
         """Whether the run did what a run of this kind is for (exit code 0 alone may not be it)."""
-        raise NotImplementedError
 
     def promotion(self, measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """`{"status", "criteria", "ready"}` for kinds that accept or reject something, else None."""
