@@ -28,7 +28,8 @@ def told(weighed: Weighed, outcome: Outcome, first: Standing | None, sentence: s
 
 def _warming(weighed: Weighed, first: Standing, name: str) -> tuple[str, str]:
     sentence = f"Warm {name} first: the claim is a warm start and no place that may be used is warm"
-    mend = f"route warm {first.traits['target']} --backend {first.offer.backend}, then run it again"
+    seed = f"route run {first.traits['target']} --backend {first.offer.backend} --set warmth=any"
+    mend = f"{seed} seeds it; then run it again"
     held = [r for r in weighed.refusals if all(rule.id in ("busy", "queue") for rule in r.broken)]
     if held:
         busy = held[0].traits
