@@ -19,7 +19,7 @@ from compute_router.journal import Journal, OnEvent
 from compute_router.planning import Plan, ships
 from compute_router.policy import Limits, Outcome
 from compute_router.records import key_run_id, new_run_id
-from compute_router.starting import Intent, guarded, start
+from compute_router.starting import NOTHING_STARTED, Intent, guarded, start
 from compute_router.workload import Workload
 
 if TYPE_CHECKING:
@@ -152,17 +152,15 @@ class Router:
                 Status(state=State.UNKNOWN, attempt=attempt, last=State.STAGING, detail=e.what)
             )
             raise
-        except (errors.Unavailable, errors.Rejected, errors.Refused, errors.PluginError) as e:
+        except NOTHING_STARTED as e:
             if run.has("handle"):
                 raise
-            status = Status(
-                state=State.FAILED,
-                attempt=attempt,
-                reason="not_submitted",
-                detail=e.what,
-                ended_us=time.time_ns() // 1000,
+            now = time.time_ns() // 1000
+            self._journal(run, on_event).became(
+                Status(
+                    state=State.FAILED, attempt=attempt, reason="not_submitted", detail=e.what, ended_us=now
+                )
             )
-            self._journal(run, on_event).became(status)
             self.collect(run, on_event=on_event)
             raise
 
@@ -264,15 +262,19 @@ class Router:
                 attempt = status.attempt + 1
             else:
                 return status
-            self._start_again(run, status, attempt, on_event)
+            if not self._start_again(run, status, attempt, on_event):
+                return status
             offset = 0
 
-    def _start_again(self, run: RunFolder, status: Status, attempt: int, on_event: OnEvent | None) -> None:
+    def _start_again(self, run: RunFolder, status: Status, attempt: int, on_event: OnEvent | None) -> bool:
         """Start what is proven not to run: an attempt whose start was cut off, or the one after an
-        attempt that never executed. At the same place, with the same files, or not at all."""
+        attempt that never executed. At the same place, with the same files, or not at all: False
+        leaves a final state as it is."""
         plan, intent = self._planned(run), run.read("intent", Intent)
         snapshot = ships(plan.workload)
         if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
+            if status.state.final:
+                return False
             raise errors.Conflict(
                 f"run {run.id} never executed, and its files have changed since",
                 mend="start a new run (another --key, or none)",
@@ -287,6 +289,7 @@ class Router:
             handle = run.read("handle", Handle)
             if handle is None or handle.attempt < attempt or status.state is State.COMMITTED:
                 self._start(run, plan, snapshot, secrets, attempt=attempt, on_event=on_event)
+        return True
 
     def _follow(self, run: RunFolder, offset: int, on_log: OnLog | None, on_event: OnEvent | None) -> Status:
         status = self.status(run, on_event=on_event) if not run.has("handle") else run.read("status", Status)

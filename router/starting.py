@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["Intent", "Try", "guarded", "start"]
+__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "start"]
+
+NOTHING_STARTED = (
+    errors.Unavailable,
+    errors.Rejected,
+    errors.Refused,
+    errors.PluginError,
+    errors.InputError,  # a file that changed while it was sent
+)
+"""What `start` raises when no offer can have started the run."""
 
 PAUSES = (0.0, 0.5, 2.0, 5.0)
 """Seconds before each look for a run whose answer was lost."""

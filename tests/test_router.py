@@ -15,6 +15,7 @@ from compute_router.entrypoints import EntryPoint, installed
 from compute_router.errors import (
     Conflict,
     CredentialsError,
+    InputError,
     PluginError,
     Rejected,
     SubmitUnknown,
@@ -261,3 +262,25 @@ def test_a_plugin_that_broke_and_cannot_tell_leaves_the_run_unknown(
         router.submit(router.plan(load("work.py", router=router)))
     assert router.status(router.store.open("latest")).state is State.SUCCEEDED
     assert "second.submit" not in world.asked
+
+
+def test_what_never_executed_and_has_other_files_now_ends_in_a_receipt(
+    router: Router, world: scripted.World, folder: Path
+) -> None:
+    world.ends = Status(state=State.LOST, reason="never_executed")
+    run = router.submit(router.plan(load("work.py", router=router)))
+    (folder / "work.py").write_text("print('changed')\n")
+    assert outcome(router.resume(run)) == "lost"
+    assert world.started == [("first", 1)]
+
+
+def test_a_file_that_changed_while_it_was_sent_ends_in_a_receipt(
+    router: Router, world: scripted.World
+) -> None:
+    world.script["first"] = [InputError("work.py changed while it was sent")]
+    with pytest.raises(InputError, match="changed while"):
+        router.submit(router.plan(load("work.py", router=router)))
+    run = router.store.open("latest")
+    assert router.status(run).reason == "not_submitted"
+    assert verify(run.file("receipt")) == []
+    assert world.started == []
