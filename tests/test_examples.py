@@ -198,7 +198,7 @@ def test_the_reporting_module_of_the_supervisor_is_used_where_it_is(tmp_path: Pa
     reporting = tmp_path / "path"
     reporting.mkdir()
     (reporting / "route_report.py").write_text(
-        (TOP / "router" / "supervisor" / "route_report.py").read_text()
+        (TOP / "router" / "supervisor" / "report" / "route_report.py").read_text()
     )
     call(tmp_path, TRAIN, *TINY, "--steps", "2", PYTHONPATH=str(reporting))
     assert list(losses(tmp_path)) == [0, 1]

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from supervisor_driver import BUNDLE, DIGEST, Place, shell, spec
 
-from compute_router.supervisor import manifest, metrics, names, wire
+from compute_router.supervisor import manifest, names, wire
 from compute_router.supervisor import spec as specs
 from compute_router.supervisor.boot import BOOT
+from compute_router.supervisor.observing import metrics
 
 SEED = int(os.environ.get("ROUTE_SEED", "31337"))
 OPS = ["prepare", "blob", "commit", "start", "status", "follow", "stop", "log", "manifest", "fetch"]

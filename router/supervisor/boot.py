@@ -6,10 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Tuple
 
-__all__ = ["BOOT", "REPORT", "bundle"]
-
-REPORT = "report/route_report.py"
-"""Where the reporting module of the work stands in the bundle: a folder of its own, put on the path."""
+__all__ = ["BOOT", "bundle"]
 
 # Kept tiny: it travels with every opening. It must parse on any Python 3, so that one that is too
 # old can be told so; and it reads the hello byte-exactly, since what follows belongs to the server.
@@ -88,7 +85,7 @@ main()
 def bundle() -> Tuple[str, bytes]:
     """The supervisor as one JSON object `{relative path: text}`: its sha256 in hex, and its bytes.
 
-    The same files give the same bytes. May be repeated; reads some twenty small files.
+    The same files give the same bytes. May be repeated; reads some forty small files.
     """
     import hashlib
     import json
@@ -96,10 +93,15 @@ def bundle() -> Tuple[str, bytes]:
 
     here = os.path.dirname(os.path.abspath(__file__))
     files = {}
-    for name in sorted(os.listdir(here)):
-        if name.endswith(".py"):
-            with open(os.path.join(here, name), encoding="utf-8") as f:
-                where = REPORT if name == "route_report.py" else "route_supervisor/" + name
-                files[where] = f.read()
+    for folder, below, names in os.walk(here):
+        below[:] = [name for name in below if name != "__pycache__"]
+        inside = os.path.relpath(folder, here).replace(os.sep, "/")
+        at = "" if inside == "." else inside + "/"
+        for name in names:
+            if name.endswith(".py") and at + name != "report/__init__.py":
+                with open(os.path.join(folder, name), encoding="utf-8") as f:
+                    # What stands below `report/` is put on the work's path, apart from the supervisor.
+                    where = at + name if at.startswith("report/") else "route_supervisor/" + at + name
+                    files[where] = f.read()
     data = json.dumps(files, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(data).hexdigest(), data

@@ -155,6 +155,7 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
     import hashlib
 
     from . import manifest, measured
+    from .observing import caches
 
     stands = attempt.json("done.json")
     if stands is not None:
@@ -181,7 +182,7 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
         "measured_bytes": len(data),
         "at_us": machine.now_us(),
     }
-    measured.stamp(attempt, spec)
+    caches.stamp(attempt, spec)
     files.create_once(attempt.at("done.json"), wire.dumps(done))
     return attempt.json("done.json") or done
 

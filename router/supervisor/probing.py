@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import files, leases, machine, names, observed
+from . import files, leases, machine, names
+from .observing import hardware
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -23,9 +24,9 @@ def probe(root: str, head: Json) -> Json:
     disk = os.statvfs(root)
     mount = machine.mount_of(root)
     host = {
-        "cpus": observed.cpus(),
-        "cpu_model": observed.cpu_model(),
-        "memory_bytes": observed.memory_bytes(),
+        "cpus": hardware.cpus(),
+        "cpu_model": hardware.cpu_model(),
+        "memory_bytes": hardware.memory_bytes(),
         "kernel": system.release,
         "arch": system.machine,
         "load_milli": int(os.getloadavg()[0] * 1000),

@@ -9,6 +9,7 @@ import time
 
 from . import cgroup, closing, devices, files, forking, leases, machine, watcher, wire, work
 from .forking import traceback
+from .observing import before
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -89,6 +90,7 @@ class Waiter:
         argv = work.command(attempt, self.spec)
         env = work.environment(attempt, self.spec, self.secrets, self.devices)
         self.note("leased")
+        before.look(attempt, self.spec, self.devices, env)
         me = machine.process(os.getpid())
         started = {
             "schema": "route.started/1",

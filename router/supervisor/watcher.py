@@ -8,6 +8,7 @@ import signal
 import time
 
 from . import cgroup, ending, files, machine, notice, truth, wire
+from .observing import sampling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Watcher:
         timeout = spec.get("timeout_us")
         begun = self.executed.get("mono_us", machine.mono_us())
         self.deadline = None if timeout is None else (begun + timeout) / 1e6
+        self.sampler = sampling.Sampler(attempt, spec)
         self.ended = False
         self.size = 0
         self.wake, self.bell = os.pipe()
@@ -126,7 +128,7 @@ class Watcher:
     def sample(self) -> None:
         """One line of what the machine is like, and the heartbeat; both are hints, never evidence."""
         try:
-            line = observe(self.attempt)
+            line = self.sampler.sample()
             files.write_hint(self.attempt.at("heartbeat.json"), wire.dumps(line))
             fd = os.open(
                 self.attempt.at("samples.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
@@ -164,22 +166,6 @@ class Watcher:
             else:
                 return 0.5
         return min(1.0, max(0.005, (self.cap - used) / FASTEST))
-
-
-def observe(attempt: Attempt) -> Json:
-    """What can be seen cheaply: memory, load, free disk. Integers, with the unit in the name."""
-    line: Json = {"t_us": machine.now_us(), "mono_us": machine.mono_us(), "pid": os.getpid()}
-    for row in (files.read("/proc/meminfo", 4096) or b"").splitlines():
-        name, _, rest = row.partition(b":")
-        if name in (b"MemTotal", b"MemAvailable"):
-            line["mem_total_bytes" if name == b"MemTotal" else "mem_free_bytes"] = int(rest.split()[0]) * 1024
-    try:
-        line["load_milli"] = int(os.getloadavg()[0] * 1000)
-    except OSError:
-        pass
-    disk = os.statvfs(attempt.path)
-    line["disk_free_bytes"] = disk.f_bavail * disk.f_frsize
-    return line
 
 
 def prepare(attempt: Attempt) -> None:

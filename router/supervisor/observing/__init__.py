@@ -1,0 +1,1 @@
+"""What the supervisor sees of a run: before user code, beside it, and after its end."""
