@@ -288,8 +288,9 @@ class Status(Record, frozen=True, kw_only=True):
 class Submission:
     """All a backend needs to start one attempt. Not a record: it holds secret values and is never written.
 
-    `id` is the run id, `key` the idempotency key (the run id unless the user gave one), `wait_us`
-    how long a busy place may be waited for (0 = not at all, None = for ever).
+    `key` is the idempotency key: the run id, unless the user gave one; then `id` is made from it
+    (the same key always gives the same id). `wait_us` is how long a busy place may be waited for
+    (0 = not at all, None = for ever).
     """
 
     id: str

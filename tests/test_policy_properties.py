@@ -12,11 +12,12 @@ import msgspec
 import pytest
 from routing import POLICIES, Drawn
 
-from compute_router.backend import CacheState, NoOffer, Offer
+from compute_router.backend import NoOffer, Offer
 from compute_router.policies import conditions
 from compute_router.policy import Decision, History, Limits, Outcome, Policy
 from compute_router.records import canonical
-from compute_router.workload import Accelerator, Coupling, Framework, Role, Warmth, Workload
+from compute_router.testing import policy as kit
+from compute_router.workload import Workload
 
 QUESTIONS, PARTS = 10_000, 4
 
@@ -28,84 +29,14 @@ def answer(policy: Policy, workload: Workload, offers: Sequence[Offer | NoOffer]
     return policy.decide(workload, offers, history, asked_at=7, limits=limits)
 
 
-def named(offers: Sequence[Offer | NoOffer]) -> Counter[tuple[str, str | None]]:
-    return Counter((o.backend, o.id if isinstance(o, Offer) else None) for o in offers)
-
-
-def found(decision: Decision) -> Counter[tuple[str, str | None]]:
-    places = Counter[tuple[str, str | None]]()
-    places.update((r.backend, r.offer_id) for r in decision.ranked)
-    places.update((r.backend, r.offer_id) for r in decision.rejections)
-    return places
-
-
-def serves(wanted: Accelerator, offer: Offer) -> bool:
-    has = offer.hardware
-    if wanted.family == "any":
-        return has.count >= wanted.count or wanted.count <= 1
-    if (wanted.family, wanted.sku) != (has.family, has.sku):
-        return False
-    return has.count == wanted.count or (wanted.family == "gpu" and has.count > wanted.count)
-
-
-def cache_of(offer: Offer) -> CacheState | None:
-    return next((r.state for r in offer.roles if r.role is Role.COMPILE_CACHE), None)
-
-
-def check_used(workload: Workload, offer: Offer, decision: Decision, limits: Limits) -> None:
-    """What may never happen, written a second time and in another way than the rules are."""
-    needs, warm = workload.needs, cache_of(offer) is CacheState.WARM_SAME_KEY
-    assert any(serves(wanted, offer) for wanted in (needs.accelerator, *needs.substitutes))
-    assert offer.hardware.nodes >= needs.nodes
-    if needs.framework is Framework.XLA:
-        assert offer.hardware.family != "gpu"
-        assert Framework.XLA in offer.frameworks
-    if needs.framework is Framework.TORCH:
-        assert offer.hardware.family != "tpu"
-        assert Framework.TORCH in offer.frameworks
-    if needs.coupling is Coupling.MULTI_NODE:
-        assert offer.fabric
-    if needs.warmth is Warmth.WARM:
-        assert warm is (decision.outcome is not Outcome.WARM)
-    if needs.warmth is Warmth.COLD:
-        assert offer.clean or cache_of(offer) in (CacheState.EMPTY, CacheState.DISABLED)
-    if offer.busy:
-        assert limits.wait_us is None or limits.wait_us > 0
-        queue = offer.estimates.queue
-        assert limits.wait_us is None or queue is None or queue.us <= limits.wait_us
-    if limits.pin is not None:
-        assert offer.backend == limits.pin
-    for limit in filter(None, (limits.price_limit, workload.price_limit)):
-        quote = offer.quote
-        assert limit in ("0", "4.54", "36.32", "50")
-        if quote is not None and (quote.unit, quote.currency) == ("hour", "USD"):
-            assert quote.amount not in ("0", "4.54", "36.32", "50") or float(quote.amount) <= float(limit)
-    asked: dict[str, object] = {
-        "secrets": workload.secrets,
-        "volumes": workload.volumes,
-        "buckets": workload.buckets,
-    }
-    asked |= {"images": workload.image, "detach": limits.detached}
-    assert {name for name, value in asked.items() if value} <= {power.value for power in offer.powers}
-
-
 def check(policy: Policy, workload: Workload, offers: list[Offer | NoOffer], *rest: object) -> Decision:
     decision = answer(policy, workload, offers, *rest)
     limits = rest[1]
     assert isinstance(limits, Limits)
-    assert found(decision) == named(offers)
-    assert (decision.outcome is Outcome.REFUSED) == (not decision.ranked)
-    assert [r.rank for r in decision.ranked] == sorted(r.rank for r in decision.ranked)
-    assert decision.sentence
-    assert decision.policy == policy.name
-    assert all(r.sentence and r.rule for r in decision.ranked)
-    assert all(r.sentence and r.rule for r in decision.rejections)
+    kit.check(policy, decision, workload, offers, limits)
     places = {(o.backend, o.id): o for o in offers if isinstance(o, Offer)}
     for ranked in decision.ranked:
-        check_used(workload, places[ranked.backend, ranked.offer_id], decision, limits)
-    if decision.ranked and decision.outcome is not Outcome.WARM:
-        first = places[decision.ranked[0].backend, decision.ranked[0].offer_id]
-        assert first.busy is (decision.outcome is Outcome.WAIT)
+        kit.never(workload, places[ranked.backend, ranked.offer_id], decision, limits)
     return decision
 
 
