@@ -49,8 +49,7 @@ class Declared(Kit):
 
     def test_health_is_told_and_starts_nothing(self, backend: Backend) -> None:
         """`health` names the backend, says in one line what was seen, and how to mend what is not well."""
-        for _ in range(2):
-            health = backend.health()
+        for health in (backend.health(), backend.health()):
             assert isinstance(health, Health)
             assert health.backend == backend.name
             assert health.summary
@@ -59,7 +58,7 @@ class Declared(Kit):
             for check in health.checks:
                 assert check.ok or check.mend, f"{check.name} is not well and nothing mends it"
             assert not health.ok or all(check.ok for check in health.checks)
-        assert health.ok, f"the kit can prove nothing where the backend is not well: {health.summary}"
+            assert health.ok, f"the kit can prove nothing where the backend is not well: {health.summary}"
 
     def test_health_never_raises(self, backend: Backend, tmp_path: Path) -> None:
         """Not even where the router's own folder cannot be made."""
