@@ -40,7 +40,7 @@ def make(order: dict[str, Any]) -> Any:
     seen: list[str] = []
     on = False
 
-    def heard(event: str, args: tuple[Any, ...]) -> None:
+    def heard(event: str, args: Any) -> None:
         if not on:
             return
         if event == "open":
@@ -48,7 +48,7 @@ def make(order: dict[str, Any]) -> Any:
             if flags & OPENED_TO_WRITE:
                 seen.append(f"opens {args[0]} to write")
         elif event.startswith(DEEDS):
-            seen.append(f"{event} {list(args)[:1]}")
+            seen.append(f"{event} {args[:1]}")
 
     sys.addaudithook(heard)
     on = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from compute_router.backend import Backend, Power, State
@@ -90,6 +91,9 @@ class Ending(Kit):
             client.kill()
         handle = backend.find(run_id)
         assert handle is not None, "the run is gone with the client that started it"
+        for _ in range(20):  # one that is held by its client may take a moment to notice
+            assert not backend.status(handle).state.final, "the run ended with the client that started it"
+            time.sleep(0.05)
         go.write_text("")
         status = self.final(backend, handle)
         assert (status.state, status.exit_code) == (State.SUCCEEDED, 0), status
