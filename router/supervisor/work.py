@@ -27,7 +27,15 @@ CACHES = (
     ("TORCH_EXTENSIONS_DIR", "torch_extensions"),
 )
 SWITCHES = (("TORCHINDUCTOR_FX_GRAPH_CACHE", "1"), ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1"))
-OURS = ("ROUTE_HOME", "ROUTE_RUN_ID", "ROUTE_ATTEMPT", "ROUTE_METRICS", "ROUTE_OUTPUTS", "ROUTE_CHECKPOINTS")
+OURS = (
+    "ROUTE_HOME",
+    "ROUTE_RUN_ID",
+    "ROUTE_ATTEMPT",
+    "ROUTE_METRICS",
+    "ROUTE_INSIDE",
+    "ROUTE_OUTPUTS",
+    "ROUTE_CHECKPOINTS",
+)
 
 
 def report_folder() -> str:
@@ -80,6 +88,8 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
     env["ROUTE_RUN_ID"] = attempt.run.id
     env["ROUTE_ATTEMPT"] = str(attempt.number)
     env["ROUTE_METRICS"] = attempt.at("metrics.jsonl")
+    if env.get("ROUTE_OBSERVE") != "0":
+        env["ROUTE_INSIDE"] = attempt.at("inside.jsonl")
     env["ROUTE_OUTPUTS"] = attempt.at("outputs")
     env["ROUTE_CHECKPOINTS"] = checkpoints(attempt, spec)
     for role, name in volumes.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import files, machine
-from . import metrics
+from . import inside, metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Look:
         self.facts: Json = facts or {}
         """What whoever waited for the work knows: peak memory, processor time, events."""
         self._summary: List[Optional[metrics.Summary]] = []
+        self._inside: Optional[inside.Inside] = None
 
     @property
     def plain(self) -> bool:
@@ -73,6 +74,13 @@ class Look:
             discard = int(self.spec.get("metrics", {}).get("discard_steps", 1))
             self._summary.append(metrics.summarise(self.attempt.at("metrics.jsonl"), discard))
         return self._summary[0]
+
+    @property
+    def inside(self) -> inside.Inside:
+        """What was seen from inside the Python processes of the work."""
+        if self._inside is None:
+            self._inside = inside.read(self.attempt.at("inside.jsonl"))
+        return self._inside
 
     def notes(self, event: str) -> List[Json]:
         """What the work reported under this name, in order."""
