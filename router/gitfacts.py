@@ -11,7 +11,7 @@ from pathlib import Path
 from compute_router.ignoring import Ignoring
 from compute_router.records import Record, digest, plain
 
-__all__ = ["Changes", "Git", "Listing", "NoGit", "list_git"]
+__all__ = ["Changes", "Git", "Listing", "NoGit", "changes", "list_git"]
 
 DEADLINE = 30.0
 # Neither the user's configuration nor the repository's may change what is read or start a program.
@@ -84,6 +84,26 @@ def list_git(root: Path) -> Listing | None:
     """
     top = next((folder for folder in (root, *root.parents) if os.path.lexists(folder / ".git")), None)
     return None if top is None else _list(root, top)
+
+
+def changes(folder: Path, *, deadline: float = DEADLINE) -> tuple[Path, Changes] | None:
+    """The work tree that `folder` lies in and what differs there from its commit; nothing is listed
+    that ships. None where no repository stands above. Raises `NoGit` as `list_git` does."""
+    top = next((at for at in (folder, *folder.parents) if os.path.lexists(at / ".git")), None)
+    if top is None:
+        return None
+    status, log = _ask(
+        top,
+        ("status", "--porcelain=v2", "--branch", "-z", "-uall", "--no-renames"),
+        ("log", "-1", "--format=%s"),
+        deadline=deadline,
+    )
+    if status[0]:
+        lines = status[2].strip().splitlines() or [f"it ended with {status[0]}"]
+        raise NoGit(lines[-1][:300])
+    found = Changes(commit=None, branch=None, message=log[1].partition("\n")[0], paths={})
+    _read_status(status[1], "", found)
+    return top, found
 
 
 def _list(root: Path, top: Path) -> Listing | None:
@@ -202,7 +222,7 @@ def _shown(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _ask(root: Path, *commands: tuple[str, ...]) -> list[tuple[int, str, str]]:
+def _ask(root: Path, *commands: tuple[str, ...], deadline: float = DEADLINE) -> list[tuple[int, str, str]]:
     """Run several git commands side by side: (exit status, output, error output) of each."""
     environ = {
         name: value
@@ -226,12 +246,12 @@ def _ask(root: Path, *commands: tuple[str, ...]) -> list[tuple[int, str, str]]:
                 )
             )
         for process in started:
-            out, error = process.communicate(timeout=DEADLINE)
+            out, error = process.communicate(timeout=deadline)
             answers.append((process.returncode, os.fsdecode(out), os.fsdecode(error)))
     except OSError as e:
         raise NoGit("it is not installed" if isinstance(e, FileNotFoundError) else str(e.strerror)) from e
     except subprocess.TimeoutExpired as e:
-        raise NoGit(f"it did not answer within {DEADLINE:.0f} s") from e
+        raise NoGit(f"it did not answer within {deadline:.0f} s") from e
     finally:
         for process in started:
             if process.poll() is None:

@@ -17,6 +17,7 @@ from compute_router.gather import gather, healths
 from compute_router.planning import Plan
 from compute_router.policy import History, Limits
 from compute_router.reading import verify
+from compute_router.recording import RECORDED
 from compute_router.starting import guarded
 from compute_router.workload import Workload
 
@@ -39,7 +40,7 @@ class Places:
 
         Raises `NotFound` with the nearest name, `ConfigError` for settings it does not have.
         """
-        cls = self.registry.backends().get(name)
+        cls = self._recorded() if name == RECORDED else self.registry.backends().get(name)
         if cls is None:
             raise self._none_such("backend", name, self.registry.backends())
         table = {**self.config.backend(name), **(workload.backend.get(name, {}) if workload else {})}
@@ -54,6 +55,11 @@ class Places:
                 ) from e
             self._made[at] = guarded(name, lambda: cls(settings, self.home))
         return self._made[at]
+
+    def _recorded(self) -> type[Backend]:
+        from compute_router.recording.place import Recorded
+
+        return Recorded
 
     def healths(self) -> list[Health]:
         """The health of every backend, by name; one whose settings cannot be read is not healthy."""

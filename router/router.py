@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from compute_router.durable import held
 from compute_router.journal import Journal, OnEvent
 from compute_router.planning import Plan, ships
 from compute_router.policy import Limits, Outcome
+from compute_router.recording import is_recorded, unstarted
 from compute_router.records import key_run_id, new_run_id
 from compute_router.starting import NOTHING_STARTED, Intent, guarded, start
 from compute_router.workload import Workload
@@ -253,7 +254,7 @@ class Router:
         `MOST_ATTEMPTS` attempts); nothing else ever is. May be left (Ctrl-C) and called again.
         """
         # While the work runs there is time to load what its end needs.
-        threading.Thread(target=_load_the_end, name="load", daemon=True).start()
+        threading.Thread(target=__import__, args=("compute_router.receipt.building",), daemon=True).start()
         while True:
             status = self._follow(run, offset, on_log, on_event)
             if status.state is State.COMMITTED:
@@ -270,6 +271,8 @@ class Router:
         """Start what is proven not to run: an attempt whose start was cut off, or the one after an
         attempt that never executed. At the same place, with the same files, or not at all: False
         leaves a final state as it is."""
+        if is_recorded(run):
+            return unstarted.end_committed(cast("Any", self), run, status)
         plan, intent = self._planned(run), run.read("intent", Intent)
         snapshot = ships(plan.workload)
         if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
@@ -366,7 +369,9 @@ class Router:
     ) -> dict[str, Any]:
         """Go on with a run from wherever it was left, to its receipt. Repeatable; starts nothing twice."""
         if not run.has("receipt"):
-            if not run.has("handle"):
+            if is_recorded(run):
+                unstarted.close_unstarted(cast("Any", self), run, on_event)
+            elif not run.has("handle"):
                 workload = self._workload(run)
                 self._begin(run, None, self._secrets(workload), ships(workload), on_event)
             self.attach(run, on_log=on_log, on_event=on_event)
@@ -393,8 +398,3 @@ class Router:
 
     def _journal(self, run: RunFolder, on_event: OnEvent | None) -> Journal:
         return Journal(run, self.registry, on_event)
-
-
-def _load_the_end() -> None:
-    import compute_router.collecting
-    import compute_router.receipt.building  # noqa: F401

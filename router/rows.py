@@ -100,7 +100,7 @@ def accelerator(workload: dict[str, Any]) -> str:
     part = _at(workload, "needs", "accelerator") or {"family": "cpu"}
     family, sku, count = _text(_at(part, "family")), _text(_at(part, "sku")), _whole(_at(part, "count")) or 0
     if family == "any":
-        return "any" if count == 1 else f"any:{count}"
+        return "any" if count <= 1 else f"any:{count}"
     return family if family == "cpu" else f"{sku}-{count}" if family == "tpu" else f"{sku}:{count}"
 
 

@@ -63,6 +63,8 @@ class Intent(Record, frozen=True, kw_only=True):
     snapshot: dict[str, Any] = {}
     at_us: int
     tries: tuple[Try, ...] = ()
+    recorded: dict[str, Any] = {}
+    """Of a command that another launcher started: what is known of that one."""
 
 
 def guarded(name: str, call: Callable[[], T]) -> T:
@@ -96,6 +98,7 @@ def start(
     key: str,
     attempt: int,
     tell: Tell,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Handle:
     """Try the ranked offers in turn until one has started `attempt`; never two at once.
 
@@ -117,6 +120,7 @@ def start(
             snapshot=snapshot.facts(),
             at_us=time.time_ns() // 1000,
             tries=tuple(tries),
+            recorded=dict(recorded or {}),
         )
         run.write("intent", intent)
         tell("staging", backend=offer.backend, offer=offer.id, attempt=attempt)

@@ -128,7 +128,7 @@ class Accelerator(Record, frozen=True, kw_only=True):
         if self.family == "cpu":
             return "cpu"
         if self.family == "any":
-            return "any" if self.count == 1 else f"any:{self.count}"
+            return "any" if self.count <= 1 else f"any:{self.count}"
         return f"{self.sku}-{self.count}" if self.family == "tpu" else f"{self.sku}:{self.count}"
 
 

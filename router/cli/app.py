@@ -22,6 +22,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "init": ("beginning", "Write a starter workload and a route.toml, with comments."),
         "plan": ("planning", "Say where a workload would run and why, and why not elsewhere."),
         "run": ("running", "Run a workload where it fits best, and keep a receipt."),
+        "record": ("recording", "Observe a command that another launcher started, and write a receipt."),
         "rerun": ("running", "Run again what RECEIPT tells of: a receipt's file, or a run."),
     },
     "Look": {

@@ -18,7 +18,7 @@ from compute_router.errors import ExitCode
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
 
-__all__ = ["Stages", "attached", "ended", "guard", "left", "receipt_of"]
+__all__ = ["Stages", "attached", "ended", "guard", "left", "problem_of", "receipt_of", "summary"]
 
 
 class Stages:
@@ -179,15 +179,18 @@ def ended(cli: Cli, run: RunFolder, receipt: dict[str, Any]) -> int:
     status = run.read_json("status") or {}
     code = exit_code(status)
     out = cli.out
-    error = None
-    if code:
-        name = "RUN_" + str(status.get("state", "unknown")).upper()
-        error = problem(name, f"run {run.id} {told(status)}", f"route logs {run.id}")
+    error = problem_of(run, status) if code else None
     if not out.as_json:
         for label, text in summary(run, status, receipt):
             out.stage(label, text)
     out.done(receipt, error=error)
     return code
+
+
+def problem_of(run: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
+    """The `error` of a run that did not end well."""
+    name = "RUN_" + str(status.get("state", "unknown")).upper()
+    return problem(name, f"run {run.id} {told(status)}", f"route logs {run.id}")
 
 
 def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -113,6 +113,10 @@ class MachineBackend(Backend):
     def leases(self, offer: Offer) -> Sequence[str]:
         """Named leases a run on `offer` holds while it is there, besides those of its devices."""
         return ()
+
+    def in_place(self, submission: Submission) -> Mapping[str, Any] | None:
+        """Where and how a command is observed that another launcher started; None = it is staged here."""
+        return None
 
     @functools.cached_property
     def _running(self) -> Running:

@@ -72,6 +72,8 @@ def wanted(manifest: Mapping[str, Any]) -> list[Brought]:
             raise _never(path)
         if found.setdefault(path, named).sha256 != named.sha256:
             raise _never(path)
+    # Listed by digest and left where its user has it: see docs/recording.md.
+    found = {path: named for path, named in found.items() if not path.startswith("in_place/")}
     files = {path for path in found if not path.startswith("work/")}
     above = {folder for path in files for folder in _folders(path)}
     placed: dict[str, Brought] = {}

@@ -27,13 +27,27 @@ class LocalMachine(Machine):
     What is opened runs in a session of its own, so that a Ctrl-C in the terminal does not reach it.
     """
 
-    def __init__(self, root: Path, *, name: str = "this machine") -> None:
+    def __init__(self, root: Path, *, name: str = "this machine", stdin: int | None = None) -> None:
+        """With `stdin`, -1 for none, what is opened sees the client's own environment, and that
+        descriptor is passed on to it: for work that is not staged but observed in place."""
         self.name = name
         self.root = str(root)
+        self._stdin = stdin
+
+    def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
+        """The environment and the descriptors of what is opened."""
+        if self._stdin is None:
+            return {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}, ()
+        from compute_router.supervisor.inplace import STDIN
+
+        environ = {name: value for name, value in os.environ.items() if name != STDIN}
+        if self._stdin < 0:
+            return environ, ()
+        return {**environ, STDIN: str(self._stdin)}, (self._stdin,)
 
     def open(self, argv: Sequence[str], *, deadline: float) -> LocalStream:
         program = [sys.executable if argv[0] == "python3" else argv[0], *argv[1:]]
-        environ = {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}
+        environ, kept = self._given()
         with _LOCK:
             _LEFT[:] = [process for process in _LEFT if process.poll() is None]
         try:
@@ -50,6 +64,7 @@ class LocalMachine(Machine):
                 cwd="/",
                 env=environ,
                 start_new_session=True,
+                pass_fds=kept,
             )
         except OSError as e:
             ours.close()

@@ -78,7 +78,12 @@ class Running:
             )
         machine = machines[0]
         interpreter = self._backend.interpreter(submission.workload)
-        spec = specification(submission, interpreter, self._backend.leases(submission.offer))
+        spec = specification(
+            submission,
+            interpreter,
+            self._backend.leases(submission.offer),
+            in_place=self._backend.in_place(submission),
+        )
         if missing := [name for name in submission.workload.secrets if name not in submission.secrets]:
             raise CredentialsError(f"missing secret: {missing[0]}", mend=f"export {missing[0]}=...")
         secrets = {name: submission.secrets[name] for name in submission.workload.secrets}

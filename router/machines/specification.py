@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Offer, Submission
@@ -34,8 +34,17 @@ def volume_name(name: str) -> str:
     return slug if slug == name else f"{slug or 'workload'}-{digest(name)[:6]}"
 
 
-def specification(submission: Submission, interpreter: Interpreter, leases: Sequence[str]) -> bytes:
+def specification(
+    submission: Submission,
+    interpreter: Interpreter,
+    leases: Sequence[str],
+    *,
+    in_place: Mapping[str, Any] | None = None,
+) -> bytes:
     """The canonical bytes of spec.json for `submission`. The same submission gives the same bytes.
+
+    With `in_place` (see docs/protocol.md) nothing is staged and nothing is limited: the command runs
+    as it is, in the folder and the environment that it was given.
 
     Raises `Rejected` if they are more than the protocol carries.
     """
@@ -74,6 +83,10 @@ def specification(submission: Submission, interpreter: Interpreter, leases: Sequ
         "metrics": {"primary": workload.metrics.primary, "discard_steps": workload.metrics.discard_steps},
         "observe": {"sample_us": SAMPLE_US},
     }
+    if in_place is not None:
+        block = dict(in_place)
+        spec["log_cap_bytes"] = block.pop("log_cap_bytes", LOG_CAP_BYTES)
+        spec |= {"in_place": block, "timeout_us": None, "launcher": {"name": "python", "ranks": 1}}
     data = canonical(spec)
     if len(data) > MOST_SPEC:
         raise Rejected(

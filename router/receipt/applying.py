@@ -56,7 +56,11 @@ ABSENT: tuple[Absent, ...] = (
     Absent(("promotion.*",), {"promotes": ("no",)}, "a run of this kind promotes nothing"),
     Absent(("image.digest", "timing.image_us", "timing.boot_us"), NO_IMAGE, "this surface starts no image"),
     Absent(("lock_sha256",), {"dependencies": ("no",)}, "no dependencies are listed"),
-    Absent(("workload.entry_sha256", "workload.imported_sha256"), {"entry": ("command",)}, "a plain command"),
+    Absent(("workload.entry_sha256",), {"entry": ("command",)}, "a plain command"),
+    Absent(("workload.imported_sha256",), {"entry": ("command", "program")}, "a plain command"),
+    Absent(("workload.tree_sha256",), {"mode": ("recorded",)}, "nothing ships: it ran where it stood"),
+    Absent(("offer.*",), {"mode": ("recorded",)}, "no place was offered: its launcher had chosen it"),
+    Absent(("started_by.ids",), {"mode": ("routed",)}, "route started it"),
     Absent(("cost.*",), {"surface": ("local",)}, "nothing bills on this machine", True),
     Absent(
         ("outcome.exit_code",), {"ended_by": ("signal", "other")}, "the work did not exit by itself", True

@@ -142,6 +142,9 @@ def _family(workload: Workload, offers: Sequence[Offer | NoOffer], intent: Any) 
     if asked != "any":
         return asked
     facts = plain(intent) or {}
+    if facts.get("recorded"):
+        # Nothing was asked for where there were GPUs: what the launcher left visible is the hardware.
+        return "gpu"
     for offer in offers:
         if isinstance(offer, Offer) and (offer.backend, offer.id) == (
             facts.get("backend"),

@@ -120,13 +120,28 @@ class Context:
             "family": self.family,
             "kind": self.workload.kind,
             "framework": self.workload.needs.framework.value,
-            "surface": offer.surface.value if offer else "",
+            "surface": offer.surface.value if offer else str(self._recorded.get("surface") or ""),
+            "mode": "recorded" if self._recorded else "routed",
             "promotes": "yes" if promotes or _promotes(self.kind) else "no",
             "dependencies": "yes" if self.workload.dependencies else "no",
-            "entry": "script" if self.workload.entry.script else "command",
+            "entry": self._entry(),
             "ended_by": ended,
             "dirty": "no" if at_path(self.snapshot, "git.dirty") is False else "",
         }
+
+    @property
+    def _recorded(self) -> Mapping[str, Any]:
+        """What is known of the launcher that started it; empty for a run that route started."""
+        found = self.intent.get("recorded")
+        return found if isinstance(found, Mapping) else {}
+
+    def _entry(self) -> str:
+        """Whether the code is a script, or a program, or (of a routed command) not looked for."""
+        entry = self.workload.entry
+        if not self._recorded:
+            return "script" if entry.script else "command"
+        scripted = any(word.endswith(".py") for word in entry.argv)
+        return "script" if scripted or entry.sha256 is None else "program"
 
     def _given(self, redactor: Redactor) -> dict[str, Any]:
         """The facts the client has itself; what it has not is left out."""
@@ -144,7 +159,13 @@ class Context:
             note = redactor.text(str(self.snapshot.get("note") or ""), "code")
             for name in ("commit", "branch", "dirty", "diff_sha256", "message"):
                 given[f"code.{name}"] = unobserved(note or "what shipped is no git work tree")
+        if self._recorded and self.workload.entry.sha256 is None:
+            why = str(self._recorded.get("code_why") or "")
+            given["workload.entry_sha256"] = unobserved(redactor.text(why, "workload.entry_sha256"))
+        if self._recorded and self._recorded.get("surface") is None:
+            given["surface"] = unobserved(str(self._recorded.get("surface_why") or ""))
         self._declared(say, redactor)
+        self._started(say, redactor)
         self._decided(say, redactor)
         self._ended(say)
         return given
@@ -158,7 +179,7 @@ class Context:
         say("workload.entry_sha256", w.entry.sha256, "observed")
         say(
             "workload.tree_sha256",
-            self.snapshot.get("tree_sha256") or self.intent.get("tree_sha256"),
+            self.snapshot.get("tree_sha256") or self.intent.get("tree_sha256") or None,
             "observed",
         )
         say("workload.family", w.name, "derived")
@@ -171,8 +192,9 @@ class Context:
         for name in ("commit", "branch", "dirty", "diff_sha256", "message"):
             say(f"code.{name}", at_path(self.snapshot, f"git.{name}"), "observed")
         asked = needs.accelerator
-        say("hw.requested.class", asked.sku or asked.family, "requested")
-        say("hw.requested.count", asked.count, "requested")
+        if asked.family != "any" or asked.count:
+            say("hw.requested.class", asked.sku or asked.family, "requested")
+            say("hw.requested.count", asked.count, "requested")
         say("coupling", needs.coupling.value, "requested")
         say("distributed.nodes", needs.nodes, "requested")
         say("startup.requested", needs.warmth.value, "requested")
@@ -181,11 +203,23 @@ class Context:
         allowed = {n: v for n, v in w.env.items() if any(fnmatch.fnmatchcase(n, p) for p in ALLOWED_ENV)}
         say("env.allow", {n: redactor.text(v, "env.allow") for n, v in allowed.items()}, "requested")
         say("caveats", [redactor.text(c, "caveats") for c in self.caveats], "derived")
-        if needs.framework is Framework.NONE or at_path(self.measured, "launch.ranks") == 1:
+        ranks = at_path(self.measured, "launch.ranks")
+        if needs.framework is Framework.NONE or 1 in (ranks, at_path(ranks, "v")):
             # One rank leaves nothing to divide.
             say("distributed.mode", w.fields.get("mode", "single"), "derived")
             for name in ("dp", "tp", "pp", "cp", "ep"):
                 say(f"distributed.{name}", 1, "derived")
+
+    def _started(self, say: Any, redactor: Redactor) -> None:
+        told = self._recorded
+        say("started_by.mode", "recorded" if told else "routed", "observed")
+        say("started_by.launcher", told.get("launcher") if told else "route", "observed")
+        if told:
+            ids = told.get("ids")
+            ids = {str(n): redactor.text(str(v), "started_by.ids") for n, v in dict(ids or {}).items()}
+            say("started_by.ids", ids, "observed")
+            source = "requested" if told.get("surface_src") == "requested" else "derived"
+            say("surface", told.get("surface"), source)
 
     def _decided(self, say: Any, redactor: Redactor) -> None:
         offer, decision = self._offer, self.decision

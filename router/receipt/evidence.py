@@ -83,6 +83,19 @@ def _self_told(receipt: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+def _recorded_blindly(receipt: Mapping[str, Any]) -> str:
+    """What was not seen by us of a recorded run's hardware and kernel."""
+    context = receipt.get("context")
+    if value(context, "started_by.mode") != "recorded":
+        return ""
+    told = []
+    for path in ("hw.observed.sku", "hw.observed.count", "kernel.observed", "surface"):
+        fact = at_path(context, path)
+        if missing(fact) == "unobserved" or at_path(fact, "src") == "workload":
+            told.append(path)
+    return ", ".join(told)
+
+
 def _context(path: str) -> Callable[[Mapping[str, Any]], Any]:
     return lambda receipt: value(receipt.get("context"), path)
 
@@ -128,6 +141,12 @@ RULES: tuple[Rule, ...] = (
     Rule("CHECK_UNOBSERVED", "exploratory", "checks not observed: {}", lambda r: _checks(r, False)),
     Rule("KEY_UNOBSERVED", "exploratory", "not observed: {}", _unseen_keys),
     Rule("SELF_REPORTED", "exploratory", "reported by the work alone, without {} seen by us", _self_told),
+    Rule(
+        "RECORDED",
+        "exploratory",
+        "recorded, not routed: its launcher chose the place, and we did not see {}",
+        _recorded_blindly,
+    ),
     Rule("NO_PEAK_MEMORY", "exploratory", "peak memory was not observed", _peak),
     Rule(
         "DIRTY_TREE",

@@ -65,7 +65,11 @@ numerics.fp8_recipe | text | decl | K | context | rw |  | scaling recipe where d
 numerics.seed       | signed | decl | W | context | rw |  | seed; replicas must differ in it
 numerics.deterministic | bool | decl | K | context | rw |  | whether equal seeds give equal bytes
 
-surface             | enum:surface | obs | K | context | o |  | trait of the place
+started_by.mode     | enum:started | obs | K | context | o |  | `routed`, or `recorded`: another launcher started it and chose its place
+started_by.launcher | text | obs | W | context | o |  | `route`, or the launcher whose variables the command had
+started_by.ids      | map  | obs | I | context | o |  | which start of that launcher, and which of its nodes and ranks
+
+surface             | enum:surface | obs | K | context | ord |  | trait of the place; of a recorded run from its launcher, or as its user says
 backend             | text | obs | W | context | o |  | registered name of the backend
 
 hw.requested.class  | text | decl | W | context | r |  | accelerator asked for

@@ -42,6 +42,8 @@ def match(
     family = requested.get("family")
     if family == "cpu":
         return seen("exact", "derived", at)
+    if family == "any" and not requested.get("count"):
+        return unobserved("nothing was asked for")
     sku_fact, count_fact = at_path(observed, "sku"), at_path(observed, "count")
     sku, count = at_path(sku_fact, "v"), at_path(count_fact, "v")
     if not isinstance(sku, str) or type(count) is not int:

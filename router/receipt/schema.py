@@ -65,6 +65,7 @@ SOURCES = {
 }
 ENUMS: dict[str, tuple[str, ...]] = {
     "purpose": ("benchmark", "smoke", "bringup", "repeatable", "scale", "cold-start"),
+    "started": ("routed", "recorded"),
     "surface": ("local", "reserved", "serverless", "slice", "cluster"),
     "coupling": ("independent", "single-node", "multi-node"),
     "warmth": ("any", "warm", "cold"),

@@ -88,6 +88,9 @@ def _duration(context: Any) -> str:
 
 def _place(context: Any) -> str:
     backend = value(context, "backend")
+    if value(context, "started_by.mode") == "recorded":
+        launcher = _word(context, "started_by.launcher")
+        return f"started by {launcher} ({_word(context, 'surface')}), recorded and not routed"
     if not backend:
         return ""
     return "/".join(str(v) for v in (backend, value(context, "offer.id")) if v) + (
@@ -97,7 +100,7 @@ def _place(context: Any) -> str:
 
 def _hardware(context: Any) -> str:
     asked, count = value(context, "hw.requested.class"), value(context, "hw.requested.count")
-    wanted = f"{asked}:{count}" if count else str(asked)
+    wanted = f"{asked}:{count}" if count else str(asked or "nothing")
     sku, got = value(context, "hw.observed.sku"), value(context, "hw.observed.count")
     if not sku:
         return f"asked {wanted}; what it got was not observed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cgroup, ending, files, forking, leases, logcap, machine, truth, wire
+from . import cgroup, ending, files, forking, inplace, leases, logcap, machine, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def close(waiter: Waiter, status: int) -> None:
     stuck: List[int] = []
     if not alone({waiter.pid, waiter.watcher}):
         strays = [p.pid for p in tree.members()]
-        stuck = tree.end("stray", grace=min(2.0, _grace(waiter.spec))) if strays else []
+        # What a command left in the background is its launcher's to end, if we observed it in place.
+        if strays and not inplace.of(waiter.spec):
+            stuck = tree.end("stray", grace=min(2.0, _grace(waiter.spec)))
     usage = waiter.reap()
     cgroup.leave(attempt)
     if not stuck:
@@ -108,6 +110,10 @@ def judge(attempt: Attempt, status: int) -> Tuple[str, str, str]:
     if why in truth.KILLED:
         detail = "killed because it was cancelled" if why == "cancel" else "killed at its time limit"
         return truth.KILLED[why], why, detail
+    passed_on = inplace.asked(attempt)
+    if passed_on is not None:
+        how = "signal %d" % -status if status < 0 else "exit code %d" % status
+        return "cancelled", "signal_passed_on", "asked to end by signal %d; ended by %s" % (passed_on, how)
     if status == 0:
         return "succeeded", "", ""
     started = attempt.json("started.json") or {}

@@ -146,7 +146,7 @@ class Tree:
 
     def _send(self, members: List[Process], number: int) -> None:
         for p in members:
-            if _signal(p, number):
+            if send(p.pid, p.start, number):
                 self.killed += number == signal.SIGKILL
 
     def end(self, why: str, grace: float) -> List[int]:
@@ -225,30 +225,30 @@ def reason(attempt: Attempt) -> str:
     return found if isinstance(found, str) else "cancel" if attempt.has("cancel.json") else "timeout"
 
 
-def _signal(p: Process, number: int) -> bool:
+def send(pid: int, start: int, number: int) -> bool:
     """Signal exactly the process that was seen; a pid that was reused meanwhile is left alone."""
     opened = getattr(os, "pidfd_open", None)
     try:
         if opened is not None and hasattr(signal, "pidfd_send_signal"):
             try:
-                fd = opened(p.pid)
+                fd = opened(pid)
             except ProcessLookupError:
                 return False
             except OSError:
                 opened = None
             else:
                 try:
-                    now = machine.process(p.pid)
-                    if now is None or now.start != p.start:
+                    now = machine.process(pid)
+                    if now is None or now.start != start:
                         return False
                     signal.pidfd_send_signal(fd, number)
                     return True
                 finally:
                     os.close(fd)
-        now = machine.process(p.pid)
-        if now is None or now.start != p.start:
+        now = machine.process(pid)
+        if now is None or now.start != start:
             return False
-        os.kill(p.pid, number)
+        os.kill(pid, number)
         return True
     except OSError:
         return False

@@ -81,11 +81,11 @@ def _grandchild(
     told: Told,
 ) -> None:
     """Be the waiter; a failure to become one is told to the server."""
-    from . import waiter
+    from . import inplace, waiter
 
     detached = False
     try:
-        close_others({0, 1, 2, told.fd})
+        close_others({0, 1, 2, told.fd, inplace.stdin(spec)})
         os.makedirs(attempt.path, 0o700, exist_ok=True)
         detach(attempt.at("supervisor.log"))
         detached = True

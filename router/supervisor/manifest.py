@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 
-from . import files, logcap, names
+from . import files, inplace, logcap, names
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -175,9 +175,15 @@ def make(attempt: Attempt, spec: Json) -> Json:
         found.walk(attempt.path, ["outputs"], "outputs", "output")
     if attempt.has("ranks"):
         found.walk(attempt.path, ["ranks"], "ranks", "error")
+    base, top, role = attempt.run.work, "work", "output"
+    place_of = inplace.of(spec)
+    if place_of:
+        # Listed by digest and left where they are, unless their user wants them kept with the run.
+        base = place_of["cwd"]
+        top, role = (top, role) if place_of.get("keep") else ("in_place", "in_place")
     for output in spec.get("outputs", []):
         parts = names.parts(output)
-        found.walk(attempt.run.work, parts, "/".join(["work", *parts]), "output")
+        found.walk(base, parts, "/".join([top, *parts]), role)
     return {
         "schema": "route.manifest/1",
         "files": found.files,
@@ -230,6 +236,7 @@ def place(attempt: Attempt, path: Any) -> Tuple[str, List[str]]:
         return attempt.path, [stored(attempt, parts[0])]
     if len(parts) > 1 and parts[0] in ("outputs", "ranks"):
         return attempt.path, parts
-    if len(parts) > 1 and parts[0] == "work":
-        return attempt.run.work, parts[1:]
+    if len(parts) > 1 and parts[0] in ("work", "in_place"):
+        in_place = inplace.of(attempt.run.spec())
+        return in_place["cwd"] if in_place else attempt.run.work, parts[1:]
     raise Fault("NO_FILE", "%.80r is not in the manifest" % (path,), "ask `manifest`")

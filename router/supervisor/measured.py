@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 
-from . import closing, files, forking, logcap
+from . import closing, files, forking, inplace, logcap
 from .observing import (
     caches,
     compiling,
@@ -100,7 +100,7 @@ def block(attempt: Attempt, spec: Json, listed: Json, facts: Json) -> Json:
         ).hexdigest(),
         "outcome": outcome(look),
         "lifecycle": timeline.lifecycle(look),
-        "artifacts": [f for f in listed["files"] if f["role"] == "output"],
+        "artifacts": [f for f in listed["files"] if f["role"] in ("output", "in_place")],
         "skipped": listed["skipped"],
         **made,
     }
@@ -131,7 +131,7 @@ def outcome(look: Look) -> Json:
 
 def launch(o: Observed, look: Look) -> Json:
     spec, executed = look.spec, look.executed
-    never = "the work was never executed"
+    never, place = "the work was never executed", inplace.of(look.spec)
     argv = [str(word) for word in executed.get("argv") or []]
     digest = hashlib.sha256(b"\0".join(word.encode("utf-8", "surrogateescape") for word in argv)).hexdigest()
     return {
@@ -141,6 +141,15 @@ def launch(o: Observed, look: Look) -> Json:
         "launcher": spec.get("launcher", {}).get("name", "python"),
         "ranks": spec.get("launcher", {}).get("ranks", 1),
         "cwd": spec.get("cwd", "."),
+        **(_launched(o, place) if place else {}),
+    }
+
+
+def _launched(o: Observed, place: Json) -> Json:
+    """What started the processes of a command in place, as far as its words and variables tell."""
+    return {
+        "launcher": o.seen(place.get("launcher"), "the command starts its processes itself"),
+        "ranks": o.seen(place.get("ranks"), "nothing tells how many processes the command starts"),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import names, wire
+from . import inplace, names, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MOST_FILES = 200_000
 FAMILIES = ("cpu", "gpu")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
-grace_us log_cap_bytes outputs volumes cache_key launcher devices leases metrics observe"""
+grace_us log_cap_bytes outputs volumes cache_key launcher devices leases metrics observe in_place"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -130,5 +130,6 @@ def _check(spec: Any, run_id: str) -> None:
         names.word(name, "a lease")
     metrics = _need(spec.get("metrics", {}), dict, "metrics")
     names.whole(metrics.get("discard_steps", 1), "metrics.discard_steps", 0, 10**9)
+    inplace.check(spec)
     observe = _need(spec.get("observe", {}), dict, "observe")
     names.whole(observe.get("sample_us", 10_000_000), "observe.sample_us", 100_000, 10**12)

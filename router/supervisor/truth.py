@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import files, machine
+from . import files, inplace, machine
 from .runs import FINAL, Attempt, Run
 from .wire import Fault
 
@@ -178,7 +178,8 @@ def conclude(attempt: Attempt) -> Optional[Json]:
     else:
         detail = "the waiter was gone when the work ended; exit code not known"
         record = attempt.finish("lost", "waiter_died", detail)
-    ending.Tree(attempt, executed).end(why="lost", grace=0.2)
+    if not inplace.of(attempt.run.spec()):
+        ending.Tree(attempt, executed).end(why="lost", grace=0.2)
     return record
 
 

@@ -7,7 +7,7 @@ import select
 import signal
 import time
 
-from . import cgroup, closing, devices, files, forking, leases, machine, watcher, wire, work
+from . import cgroup, closing, devices, files, forking, inplace, leases, machine, watcher, wire, work
 from .forking import traceback
 from .observing import before
 from .wire import Fault
@@ -133,6 +133,11 @@ class Waiter:
         `Fault` BUSY or FOREIGN when the time is up."""
         until = None if wait_us is None else time.monotonic() + wait_us / 1e6
         place: Optional[leases.Place] = None
+        if inplace.of(self.spec):
+            # The place is its launcher's to give: nothing is leased, what it left visible is noted.
+            if self.spec.get("devices", {}).get("family") == "gpu":
+                self.devices = self._visible()
+            return True
         wanted = [*self.spec.get("leases", ())]
         if self.spec.get("devices", {}).get("family") == "gpu":
             wanted += devices.choices(self.spec["devices"])
@@ -179,6 +184,13 @@ class Waiter:
             if place is not None:
                 place.leave()
 
+    def _visible(self) -> List[str]:
+        try:
+            return inplace.visible(os.environ, [gpu["uuid"] for gpu in devices.listing()])
+        except Fault:
+            traceback()
+            return []
+
     def _try(self, wanted: List[str], mark: Json) -> Optional[Json]:
         """One try for all leases; None when they are ours, else who is in the way."""
         named = list(self.spec.get("leases", ()))
@@ -218,6 +230,10 @@ class Waiter:
             work.become(self.attempt, self.spec, argv, env, log, say, tag)
         os.close(say)
         os.close(log)
+        given = inplace.stdin(self.spec)
+        if given >= 0:
+            # A writer to the work's stdin is to see when the work has closed it.
+            os.close(given)
         why = os.read(hear, 4096).decode("utf-8", "replace")  # empty: it is executed
         os.close(hear)
         if why and not self.attempt.has("exec.json"):

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 
-from . import files, machine, wire
+from . import files, inplace, machine, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +75,11 @@ def make_folders(attempt: Attempt, spec: Json) -> List[Json]:
 
 def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: List[str]) -> Dict[str, str]:
     """What the work sees: what the machine gives, under what the workload asks for, under what is ours."""
-    env = {k: v for k, v in os.environ.items() if k not in OURS and not k.startswith("ROUTE_VOLUME_")}
-    env["PYTHONUNBUFFERED"] = "1"
+    place = inplace.of(spec)
+    # A command in place keeps the store that its user named: what it records itself belongs there too.
+    hidden = {*OURS, inplace.STDIN} - ({"ROUTE_HOME"} if place else set())
+    env = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith("ROUTE_VOLUME_")}
+    env.setdefault("PYTHONUNBUFFERED", "1")
     volumes = spec.get("volumes", {})
     if "compile-cache" in volumes:
         cache = volume(attempt.run.root, "compile-cache", volumes["compile-cache"])
@@ -94,7 +97,7 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
     env["ROUTE_CHECKPOINTS"] = checkpoints(attempt, spec)
     for role, name in volumes.items():
         env["ROUTE_VOLUME_" + role.upper().replace("-", "_")] = volume(attempt.run.root, role, name)
-    if spec.get("devices", {}).get("family") == "gpu":
+    if spec.get("devices", {}).get("family") == "gpu" and not place:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     return env
 
@@ -102,6 +105,8 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
 def command(attempt: Attempt, spec: Json) -> List[str]:
     """The argument list that is executed, with the launcher in front where one is asked for."""
     argv, python = list(spec["argv"]), spec.get("python") or "python3"
+    if inplace.of(spec):
+        return argv
     scripted = argv[0] == "{python}"
     launcher = spec.get("launcher", {})
     if launcher.get("name") != "torchrun":
@@ -143,8 +148,8 @@ def become(
     """
     try:
         os.setsid()
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
+        given = inplace.stdin(spec)
+        os.dup2(given if given >= 0 else os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
         for number in (
@@ -171,12 +176,15 @@ def become(
         if not files.create_once(attempt.at("exec.json"), wire.dumps(record)):
             os._exit(126)
         try:
-            folder = os.path.join(attempt.run.work, spec.get("cwd") or ".")
-            os.makedirs(folder, 0o700, exist_ok=True)  # nothing of it may have shipped
-            os.chdir(folder)
-            program = found(argv[0], env.get("PATH") or os.defpath)
-            os.umask(0o022)
-            os.execve(program, argv, env)
+            place = inplace.of(spec)
+            if place:
+                os.chdir(place["cwd"])
+            else:
+                folder = os.path.join(attempt.run.work, spec.get("cwd") or ".")
+                os.makedirs(folder, 0o700, exist_ok=True)  # nothing of it may have shipped
+                os.chdir(folder)
+                os.umask(0o022)
+            _execute(found(argv[0], env.get("PATH") or os.defpath), argv, env, as_shell=bool(place))
         except (OSError, ValueError) as e:
             code, what = _why(e, argv[0], spec.get("cwd") or ".")
             attempt.finish("failed", "cannot_start", what, exit_code=code)
@@ -184,6 +192,16 @@ def become(
     except BaseException as e:  # nothing of ours may go on in a forked child
         os.write(told, ("the child could not start: %s" % e).encode("utf-8", "replace")[:2000])
     os._exit(127)
+
+
+def _execute(program: str, argv: List[str], env: Dict[str, str], as_shell: bool) -> None:
+    """Become the program. With `as_shell` a script without a first line is given to sh, as shells do."""
+    try:
+        os.execve(program, argv, env)
+    except OSError as e:
+        if e.errno != errno.ENOEXEC or not as_shell:
+            raise
+        os.execve("/bin/sh", ["/bin/sh", program, *argv[1:]], env)
 
 
 def _why(e: Exception, program: str, cwd: str) -> Tuple[int, str]:

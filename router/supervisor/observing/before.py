@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import files, forking, wire
+from .. import files, forking, inplace, wire
 from ..wire import Fault
 from . import caches, hardware, software, storage, timeline
 from .facts import Look
@@ -34,8 +34,11 @@ def look(attempt: Attempt, spec: Json, devices: List[str], env: Dict[str, str]) 
     for name, probe in probes:
         try:
             seen[name] = probe(at)
-        except Fault:
-            raise
+        except Fault as fault:
+            # What another launcher has started is observed, never stopped.
+            if not inplace.of(spec):
+                raise
+            seen[name] = {"error": "%s: %s" % (fault.code, fault.what[:300])}
         except Exception as e:
             forking.traceback()
             seen[name] = {"error": "%s: %s" % (type(e).__name__, str(e)[:200])}
