@@ -71,6 +71,7 @@ _HOME = {
     "Workload": "workload",
     "hookimpl": "hookspecs",
     "load": "api",
+    "open_command": "machines.local",
     "run": "api",
 }
 
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
     from compute_router.machines.contract import Machine as Machine
     from compute_router.machines.contract import MachineBackend as MachineBackend
     from compute_router.machines.contract import Stream as Stream
+    from compute_router.machines.local import open_command as open_command
     from compute_router.policy import Decision as Decision
     from compute_router.policy import History as History
     from compute_router.policy import Limits as Limits

@@ -44,7 +44,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "backends": ("places", "List backends and whether they can be used now."),
         "policies": ("places", "List policies."),
         "kinds": ("places", "List kinds of workload, and the ready-made workloads that run by name."),
-        "plugins": ("places", "List installed plugins from metadata alone."),
+        "plugins": ("plugging", "List installed plugins; `plugins new` writes the skeleton of one."),
         "gc": ("sweeping", "Show what may be removed; --delete removes it."),
         "completion": ("completing", "Print the completion script of a shell."),
     },

@@ -1,4 +1,4 @@
-"""`route backends`, `policies`, `kinds` and `plugins`: what this installation has."""
+"""`route backends`, `policies` and `kinds`: what this installation has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
 
-__all__ = ["backends", "kinds", "plugins", "policies"]
+__all__ = ["backends", "kinds", "policies"]
 
 
 @verb()
@@ -99,39 +99,3 @@ def kinds(cli: Cli) -> int:
     cli.out.table(["KIND", "FROM", "ABOUT"], rows)
     cli.out.done(data)
     return 0
-
-
-@verb()
-@click.option("--check", is_flag=True, help="Import them all and name those that are broken.")
-@click.pass_obj
-def plugins(cli: Cli, check: bool) -> int:
-    """List installed plugins from metadata alone: nothing of theirs is imported without --check."""
-    registry = cli.router.registry
-    if check:
-        for load in (registry.backends, registry.policies, registry.kinds):
-            load()
-        cli.tell_warnings()
-    rows, data = [], []
-    for entry, used in registry.listing():
-        broken = next((w for w in registry.warnings if entry.name in w and entry.distribution in w), "")
-        if not broken and _gone(entry.value):
-            broken = f"there is no module {entry.value.partition(':')[0]}"
-        state = "broken" if broken else "yes" if used else "no"
-        rows.append([entry.name, state, f"{entry.distribution} {entry.version}".rstrip(), entry.value])
-        data.append({**entry._asdict(), "used": used, "broken": broken or None})
-    cli.out.table(["PLUGIN", "USED", "FROM", "MODULE"], rows)
-    for each in data:
-        if each["broken"]:
-            cli.out.line(f"{each['name']}: {each['broken']}")
-    cli.out.done(data)
-    return 0
-
-
-def _gone(value: str) -> bool:
-    """Whether the top package of an entry point is not installed. Looked for, not imported."""
-    from importlib.util import find_spec
-
-    try:
-        return find_spec(value.partition(":")[0].partition(".")[0]) is None
-    except (ImportError, ValueError):
-        return True

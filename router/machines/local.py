@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compute_router.errors import Broken, Unavailable
 from compute_router.machines.contract import Machine
 
-__all__ = ["LocalMachine"]
+__all__ = ["LocalMachine", "open_command"]
 
 _LEFT: list[subprocess.Popen[bytes]] = []
 """Commands whose streams were let go of; they end by themselves and are reaped when the next one opens."""
@@ -22,10 +22,7 @@ _LOCK = threading.Lock()
 
 
 class LocalMachine(Machine):
-    """This computer. `python3` stands for the interpreter that runs the client.
-
-    What is opened runs in a session of its own, so that a Ctrl-C in the terminal does not reach it.
-    """
+    """This computer. `python3` stands for the interpreter that runs the client."""
 
     def __init__(self, root: Path, *, name: str = "this machine", stdin: int | None = None) -> None:
         """With `stdin`, -1 for none, what is opened sees the client's own environment, and that
@@ -37,7 +34,7 @@ class LocalMachine(Machine):
     def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
         """The environment and the descriptors of what is opened."""
         if self._stdin is None:
-            return {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}, ()
+            return _environ(), ()
         from compute_router.supervisor.inplace import STDIN
 
         environ = {name: value for name, value in os.environ.items() if name != STDIN}
@@ -46,38 +43,57 @@ class LocalMachine(Machine):
         return {**environ, STDIN: str(self._stdin)}, (self._stdin,)
 
     def open(self, argv: Sequence[str], *, deadline: float) -> LocalStream:
-        program = [sys.executable if argv[0] == "python3" else argv[0], *argv[1:]]
         environ, kept = self._given()
-        with _LOCK:
-            _LEFT[:] = [process for process in _LEFT if process.poll() is None]
-        try:
-            ours, theirs = socket.socketpair()
-            complaints = _nameless()
-        except OSError as e:
-            raise Unavailable(f"no connection can be made: {e.strerror}", mend="close some files") from e
-        try:
-            process = subprocess.Popen(
-                program,
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=complaints,
-                cwd="/",
-                env=environ,
-                start_new_session=True,
-                pass_fds=kept,
-            )
-        except OSError as e:
-            ours.close()
-            os.close(complaints)
-            raise Unavailable(
-                f"{program[0]} cannot be started: {e.strerror}", mend="route doctor tells what is missing"
-            ) from e
-        finally:
-            theirs.close()
-        return LocalStream(process, ours, complaints)
+        program = [sys.executable if argv[0] == "python3" else argv[0], *argv[1:]]
+        return open_command(program, environ=environ, kept=kept)
 
     def close(self) -> None:
         """Nothing to let go of: each stream stands for itself."""
+
+
+def open_command(
+    command: Sequence[str], *, environ: Mapping[str, str] | None = None, kept: Sequence[int] = ()
+) -> LocalStream:
+    """Start a command of this computer and return its two ends: `ssh box ...`, `docker exec -i box ...`.
+
+    It runs in a session of its own, so that a Ctrl-C in the terminal does not reach it, and goes on
+    when its stream is closed. What it complains about on standard error becomes the reason of
+    `Broken` if it ends without a word. It gets `environ` (default: this process's own, without
+    ROUTE_HOME) and the descriptors `kept`. Raises `Unavailable` when it did not run.
+    """
+    if environ is None:
+        environ = _environ()
+    with _LOCK:
+        _LEFT[:] = [process for process in _LEFT if process.poll() is None]
+    try:
+        ours, theirs = socket.socketpair()
+        complaints = _nameless()
+    except OSError as e:
+        raise Unavailable(f"no connection can be made: {e.strerror}", mend="close some files") from e
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=complaints,
+            cwd="/",
+            env=environ,
+            start_new_session=True,
+            pass_fds=tuple(kept),
+        )
+    except OSError as e:
+        ours.close()
+        os.close(complaints)
+        raise Unavailable(
+            f"{command[0]} cannot be started: {e.strerror}", mend="route doctor tells what is missing"
+        ) from e
+    finally:
+        theirs.close()
+    return LocalStream(process, ours, complaints)
+
+
+def _environ() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}
 
 
 def _nameless() -> int:

@@ -10,6 +10,7 @@ from compute_router.backend import Backend, Handle, Power, State, Status
 from compute_router.errors import SubmitUnknown, Unavailable
 from compute_router.testing import works
 from compute_router.testing.kit import Kit, needs
+from compute_router.workload import Entry
 
 __all__ = ["Watching"]
 
@@ -40,6 +41,13 @@ class Watching(Kit):
             pytest.skip("signals = False: the place does not tell a signal from an exit")
         _, status, _ = self.ran(backend, self.workload(folder, "import os\nos.kill(os.getpid(), 9)\n"))
         assert (status.state, status.exit_code, status.signal) == (State.FAILED, None, 9), status
+
+    def test_a_command_that_is_not_there_has_failed(self, backend: Backend, folder: Path) -> None:
+        """What cannot be executed is `failed` with a reason: it is neither lost nor still starting."""
+        entry = Entry(root=str(folder), argv=("./no-such-command",))
+        _, status, _ = self.ran(backend, self.workload(folder, works.HELLO, entry=entry))
+        assert status.state is State.FAILED, status
+        assert status.reason or status.exit_code in (126, 127), "no reason is given"
 
     def test_a_log_is_byte_for_byte(self, backend: Backend, folder: Path) -> None:
         """All 256 bytes arrive unchanged, from any offset, and `follow` ends with the run."""
