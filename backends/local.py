@@ -244,14 +244,16 @@ class LocalBackend(MachineBackend):
             return ()
         from compute_router.environment import known
         from compute_router.machines.specification import volume_name
+        from compute_router.supervisor.observing.mounted import Places
 
         interpreter = known(workload, self.root / "envs")
         key = cache_key(_hashed(workload), None, offer, interpreter.stack) if interpreter else None
-        states = []
+        states, places = [], Places()
         for role in sorted(workload.volumes):
             folder = self.root / "volumes" / role.value / volume_name(workload.name)
             state = _state(folder, key if role is Role.COMPILE_CACHE else None)
-            states.append(RoleState(role=role, state=state))
+            found = places.of(str(folder))["class"]
+            states.append(RoleState(role=role, state=state, storage=found or "unobserved"))
         return tuple(states)
 
 

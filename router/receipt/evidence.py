@@ -48,7 +48,22 @@ def _checks(receipt: Mapping[str, Any], want: bool) -> str:
 def _unseen_keys(receipt: Mapping[str, Any]) -> str:
     context = receipt.get("context")
     paths = [f.path for f in TABLE if f.cls == "K" and f.block != "receipt"]
-    return ", ".join(path for path in paths if missing(at_path(context, path)) == "unobserved")
+    return ", ".join(path for path in paths if _unseen(path, at_path(context, path)))
+
+
+def _unseen(path: str, fact: Any) -> bool:
+    """Whether nobody saw a field, or a part of it that makes the key."""
+    if missing(fact) == "unobserved":
+        return True
+    if path != "storage" or missing(fact):
+        return False
+    return any(item.get("class") in (None, "unobserved") for item in _compared(fact["v"]))
+
+
+def _compared(v: Any) -> list[Mapping[str, Any]]:
+    """The items of `storage` whose class must be equal."""
+    listed = v if isinstance(v, list) else []
+    return [i for i in listed if isinstance(i, Mapping) and i.get("role") in ("data", "compile-cache")]
 
 
 def _hardware(receipt: Mapping[str, Any], *, fallback: bool) -> str:
@@ -196,7 +211,7 @@ def comparability(receipt: Mapping[str, Any]) -> dict[str, Any]:
             continue
         fact = at_path(receipt.get("context"), field.path)
         gone = missing(fact)
-        if gone == "unobserved":
+        if _unseen(field.path, fact):
             fields[field.path] = {"unobserved": f"{receipt.get('run_id')}/{receipt.get('attempt')}"}
         elif gone:
             fields[field.path] = {"not_applicable": True}
@@ -209,8 +224,7 @@ def _of_key(path: str, v: Any, receipt: Mapping[str, Any]) -> Any:
     if path == "cache":
         return sorted([_text(i.get(n)) for n in ("kind", "state", "verdict")] for i in v)
     if path == "storage":
-        roles = ("data", "compile-cache")
-        return sorted([_text(i.get(n)) for n in ("role", "class")] for i in v if i.get("role") in roles)
+        return sorted([_text(i.get(n)) for n in ("role", "class")] for i in _compared(v))
     if path == "metrics.values":
         primary = value(receipt.get("context"), "metrics.primary")
         rows = [i for i in v if i.get("name") == primary] or v

@@ -112,6 +112,25 @@ def kill(attempt: Attempt, spared: Callable[[Set[int]], bool]) -> None:
             pass
 
 
+def io(attempt: Attempt, path: str = "") -> Optional[Dict[str, List[int]]]:
+    """Bytes read and written by the attempt's group, by device `major:minor`; None where the kernel does
+    not count that for groups. Whole disks only: a group is not charged by partition."""
+    path = path or _recorded(attempt)
+    try:
+        data = files.read(path + "/io.stat") if path else None
+    except OSError:
+        return None
+    if data is None:
+        return None
+    found = {}
+    for line in data.decode("ascii", "replace").splitlines():
+        number, _, rest = line.partition(" ")
+        cells = dict(cell.partition("=")[::2] for cell in rest.split())
+        if cells.get("rbytes", "").isdigit() and cells.get("wbytes", "").isdigit():
+            found[number] = [int(cells["rbytes"]), int(cells["wbytes"])]
+    return found
+
+
 def leave(attempt: Attempt) -> None:
     """Remove the attempt's group once it is empty."""
     path = _recorded(attempt)

@@ -43,6 +43,7 @@ def close(waiter: Waiter, status: int) -> None:
         if strays and not inplace.of(waiter.spec):
             stuck = tree.end("stray", grace=min(2.0, _grace(waiter.spec)))
     usage = waiter.reap()
+    io = cgroup.io(attempt)
     cgroup.leave(attempt)
     if not stuck:
         leases.release(waiter.fds)
@@ -53,6 +54,7 @@ def close(waiter: Waiter, status: int) -> None:
         "max_rss_bytes": usage.ru_maxrss * (1 if _darwin() else 1024) if usage else None,
         "cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6) if usage else None,
         "events": waiter.events,
+        "io": io,
     }
     settle(attempt, waiter.spec, facts)
 

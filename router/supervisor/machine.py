@@ -8,9 +8,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, NamedTuple, Optional
-
-    Mount = NamedTuple("Mount", [("point", str), ("fs", str), ("source", str), ("device", str)])
+    from typing import Dict, Iterator, List, Optional
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 LINUX = sys.platform.startswith("linux")
@@ -46,7 +44,7 @@ def boot_id(path: str = BOOT_ID) -> str:
     """Names this boot of this kernel; another value means that no process of then lives."""
     found = _first(path)
     if not found and sys.platform == "darwin":
-        found = _said(["sysctl", "-n", "kern.bootsessionuuid"])
+        found = said(["sysctl", "-n", "kern.bootsessionuuid"])
     return found or "unknown"
 
 
@@ -59,7 +57,8 @@ def machine_id() -> str:
     return ""
 
 
-def _said(argv: List[str]) -> str:
+def said(argv: List[str]) -> str:
+    """What a command prints within five seconds; nothing if it cannot be run."""
     import subprocess
 
     try:
@@ -117,7 +116,7 @@ def _row(line: str) -> Optional[Process]:
 
 
 def _elsewhere(pid: int) -> Optional[Process]:
-    return _row(_said([*_PS, "-p", str(pid)]))
+    return _row(said([*_PS, "-p", str(pid)]))
 
 
 def alive(pid: Optional[int], start: Optional[int]) -> bool:
@@ -147,7 +146,7 @@ def pidfd(pid: int, start: int) -> int:
 def processes() -> Iterator[Process]:
     """Every process that can be seen, in no order."""
     if not LINUX:
-        for line in _said([*_PS, "-ax"]).splitlines():
+        for line in said([*_PS, "-ax"]).splitlines():
             row = _row(line)
             if row is not None:
                 yield row
@@ -163,21 +162,33 @@ def processes() -> Iterator[Process]:
                 yield found
 
 
+class Mount:
+    """One row of the mount table. `options` are those of the mount, `extra` those of its file system,
+    both as the kernel writes them; `device` is `major:minor`."""
+
+    __slots__ = ("device", "extra", "fs", "options", "point", "source")
+
+    def __init__(
+        self, point: str, fs: str, source: str, device: str = "", options: str = "", extra: str = ""
+    ) -> None:
+        self.point, self.fs, self.source = point, fs, source
+        self.device, self.options, self.extra = device, options, extra
+
+
 _ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
-def _unescape(text: str) -> str:
-    for code, char in _ESCAPES.items():
-        text = text.replace(code, char)
+def unescape(text: str) -> str:
+    """A word of the mount table as it was before the kernel made it one word."""
+    if "\\" in text:
+        for code, char in _ESCAPES.items():
+            text = text.replace(code, char)
     return text
 
 
 def mounts(path: str = "/proc/self/mountinfo") -> Dict[str, Mount]:
     """What is mounted, by mount point; the later of two mounts on one point is the visible one."""
-    from collections import namedtuple
-
-    made = namedtuple("made", ("point", "fs", "source", "device"))
-    found: Dict[str, Any] = {}
+    found: Dict[str, Mount] = {}
     try:
         with open(path, "rb") as f:
             lines = f.read().decode("utf-8", "surrogateescape").splitlines()
@@ -187,9 +198,10 @@ def mounts(path: str = "/proc/self/mountinfo") -> Dict[str, Mount]:
         front, _, back = line.partition(" - ")
         left, right = front.split(" "), back.split(" ")
         if len(left) >= 6 and len(right) >= 2:
-            point = _unescape(left[4])
+            point = unescape(left[4])
             found.pop(point, None)
-            found[point] = made(point, right[0], _unescape(right[1]), left[2])
+            extra = right[2] if len(right) > 2 else ""
+            found[point] = Mount(point, right[0], unescape(right[1]), left[2], left[5], extra)
     return found
 
 

@@ -133,3 +133,5 @@ def _check(spec: Any, run_id: str) -> None:
     inplace.check(spec)
     observe = _need(spec.get("observe", {}), dict, "observe")
     names.whole(observe.get("sample_us", 10_000_000), "observe.sample_us", 100_000, 10**12)
+    if observe.get("cache_free_bytes") is not None:
+        names.whole(observe["cache_free_bytes"], "observe.cache_free_bytes")

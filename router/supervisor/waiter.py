@@ -80,10 +80,13 @@ class Waiter:
             attempt.finish("cancelled", "cancel", "cancelled before it started")
             return
         adopts = forking.name_process("route-waiter")
+        if self.spec.get("volumes"):
+            self.volumes()
         if not self.lease(told, wait_us):
             return
         watcher.prepare(attempt)
-        volumes = work.make_folders(attempt, self.spec)
+        made = self.volumes(make=True) if self.spec.get("volumes") else []
+        work.make_folders(attempt, self.spec)
         log = os.open(
             attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
@@ -100,7 +103,7 @@ class Waiter:
             "waiter": {"pid": os.getpid(), "start": me.start if me else 0},
             "leases": [leases.path_of(name) for name in self.names],
             "devices": self.devices,
-            "volumes": volumes,
+            "volumes": made,
             "adopts": adopts,
             "oom": {"group": cgroup.oom_kills(), "machine": cgroup.machine_oom_kills()},
             "asked": self.asked,
@@ -114,6 +117,14 @@ class Waiter:
         del env
         self.secrets.clear()
         closing.close(self, self.wait())
+
+    def volumes(self, make: bool = False) -> List[Json]:
+        """See that every volume can be used: before a lease is asked for, and again (it may have waited
+        for hours) where they are to be made."""
+        from . import volumes
+
+        volumes.check(self.attempt, self.spec)
+        return volumes.make(self.attempt, self.spec) if make else []
 
     def beside(self) -> None:
         """What is done while the work runs already: nothing of it may cost the outcome."""

@@ -56,21 +56,10 @@ def checkpoints(attempt: Attempt, spec: Json) -> str:
     return os.path.join(attempt.run.path, "checkpoints")
 
 
-def make_folders(attempt: Attempt, spec: Json) -> List[Json]:
-    """Make the folders that the work is told of. What became of each declared volume."""
-    events = []
+def make_folders(attempt: Attempt, spec: Json) -> None:
+    """Make the folders that the work is told of, but for its volumes."""
     for folder in (attempt.at("outputs"), checkpoints(attempt, spec)):
         os.makedirs(folder, 0o700, exist_ok=True)
-    for role, name in sorted(spec.get("volumes", {}).items()):
-        path = volume(attempt.run.root, role, name)
-        stamp = os.path.join(path, ".route")
-        reused = os.path.isdir(stamp)
-        os.makedirs(stamp, 0o700, exist_ok=True)
-        events.append({"name": name, "role": role, "path": path, "event": "reused" if reused else "created"})
-        if role == "compile-cache":
-            for _, leaf in CACHES:
-                os.makedirs(os.path.join(path, leaf), 0o700, exist_ok=True)
-    return events
 
 
 def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: List[str]) -> Dict[str, str]:

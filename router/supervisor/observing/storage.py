@@ -1,58 +1,148 @@
-"""Where the run and its volumes lie: the class of each storage, what was read and written."""
+"""Where the run and its volumes lie: the class of each storage, what was read and written, what is free."""
 
 from __future__ import annotations
 
 import os
 
 from .. import machine, work
-from .facts import LATER
+from . import mounted, sampling, transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List
+    from typing import Any, Dict, List, Optional
 
     from .facts import Look, Observed
 
     Json = Dict[str, Any]
 
-
-def before(look: Look) -> Json:
-    """What is seen before user code: classes, free space, counters."""
-    return {}
+NOWHERE = "nobody looked before the work began"
+GONE = "whoever waited for the work is gone; others may have used the disk since"
 
 
-def block(o: Observed, look: Look) -> List[Json]:
-    """Where the run and its volumes lie."""
-    places = [("root", look.attempt.run.root), ("checkpoints", work.checkpoints(look.attempt, look.spec))]
-    places += [(v["role"], v["path"]) for v in look.started.get("volumes", [])]
-    known, found = machine.mounts(), []
-    for role, path in dict(places).items():
-        if not os.path.isdir(path):
-            continue
-        mount = machine.mount_of(path, known)
-        disk = os.statvfs(path)
-        why = "there is no mount table here"
-        found.append(
-            {
-                "role": role,
-                "class": o.seen(None, LATER),
-                "fs": o.seen(mount.fs if mount else None, why),
-                "mount": o.seen(mount.point if mount else None, why),
-                "device": o.seen(mount.device if mount else None, why),
-                "free_bytes_end": o.seen(disk.f_bavail * disk.f_frsize),
-            }
-        )
+def places(look: Look) -> Dict[str, str]:
+    """The folders that are told of, by role: where the run is kept, its checkpoints, its volumes, and
+    `tmp`, where compilers work and what overflows first."""
+    root = look.attempt.run.root
+    found = {"root": root, "checkpoints": work.checkpoints(look.attempt, look.spec)}
+    for role, name in sorted(look.spec.get("volumes", {}).items()):
+        found[role] = work.volume(root, role, name)
+    # `TMPDIR` may be a secret only in jest, but then it is one.
+    env = {k: v for k, v in look.env.items() if k not in look.spec.get("secrets", ())}
+    temporary = (env.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    found["tmp"] = next((t for t in temporary if t and os.path.isdir(t)), "/tmp")
     return found
 
 
+def before(look: Look) -> Json:
+    """What is seen before user code: classes, free space, counters, what the volumes hold."""
+    at, table = machine.now_us(), mounted.Places()
+    counted: Dict[str, Optional[Json]] = {}
+    roles: Json = {}
+    for role, path in places(look).items():
+        if not os.path.isdir(path):
+            continue
+        place = table.of(path)
+        if place["mount"] not in counted:
+            counted[place["mount"]] = transfer.counter(place)
+        roles[role] = dict(place, path=path, free=free(path), count=counted[place["mount"]], at=at)
+    return {"roles": roles, "volumes": _volumes(look), "boot_id": machine.boot_id()}
+
+
+def _volumes(look: Look) -> Json:
+    declared = look.spec.get("volumes", {})
+    if not declared:
+        return {}
+    from . import contents
+
+    budget, root = contents.Budget(), look.attempt.run.root
+    return {role: contents.before(work.volume(root, role, name), budget) for role, name in declared.items()}
+
+
+def free(path: str) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+def block(o: Observed, look: Look) -> List[Json]:
+    """Where the run and its volumes lie: one item for each role."""
+    seen = look.before.get("storage") or {}
+    roles: Json = seen.get("roles") or {}
+    if not roles:  # it was never that far, or the look failed: the class is still the same
+        roles = {role: dict(place, at=None) for role, place in _now(look).items()}
+    # The counters of a disk start anew with the machine.
+    whole = bool(look.facts) and seen.get("boot_id") == machine.boot_id()
+    least = sampling.block(o, look).get("disk_free_bytes_min", {}).get("v")
+    return [_item(o, role, place, roles, look, whole, least) for role, place in roles.items()]
+
+
+def _now(look: Look) -> Json:
+    table, found = mounted.Places(), {}
+    for role, path in places(look).items():
+        if role != "tmp" and os.path.isdir(path):
+            found[role] = dict(table.of(path), path=path)
+    return found
+
+
+def _item(
+    o: Observed, role: str, place: Json, roles: Json, look: Look, whole: bool, least: Optional[int]
+) -> Json:
+    at, why = place["at"], "there is no mount table here"
+    count, no_count = None, GONE if "count" in place else NOWHERE
+    if whole and "count" in place:
+        count = transfer.of_group(look.facts.get("io"), place)
+        if count is None:
+            count, no_count = transfer.between(place["count"], transfer.counter(place))
+    try:
+        end: Optional[int] = free(place["path"])
+    except OSError:
+        end = None
+    # Only the disk of the run is sampled meanwhile.
+    sampled = least if place["mount"] == roles.get("root", {}).get("mount") else None
+    lowest = None if sampled is None else min(f for f in (sampled, end, place.get("free")) if f is not None)
+    return {
+        "role": role,
+        "class": o.seen(place["class"], place["why"], at=at),
+        "family": o.seen(place["family"], place["why"], at=at),
+        "fs": o.seen(place["fs"], why, at=at),
+        "mount": o.seen(place["mount"], why, at=at),
+        "device": o.seen(place["device"], why, at=at),
+        "backing": o.seen(place["backing"] or None, place["why"] or "no disk is behind it", at=at),
+        "told": o.seen(place["why"] or place["told"], at=at),
+        "options": o.seen(place["options"], at=at),
+        "read_only": o.seen(place["read_only"], at=at),
+        "bytes_read": o.seen(count and count["read"], no_count),
+        "bytes_written": o.seen(count and count["written"], no_count),
+        "bytes_scope": o.seen(count and count["scope"], no_count),
+        "counter": o.seen(count and count["counter"], no_count),
+        "free_bytes_start": o.seen(place.get("free"), NOWHERE, at=at),
+        "free_bytes_min": o.seen(lowest, "no sample of it was taken"),
+        "free_bytes_end": o.seen(end, "it is gone"),
+    }
+
+
 def volumes(o: Observed, look: Look) -> List[Json]:
-    return [
-        {
-            "name": v["name"],
-            "role": v["role"],
-            "event": [o.seen(v["event"], at=look.started["at_us"])],
-            # A plain folder on a disk of the machine: a write is there once it was made.
-            "committed": o.seen(True),
-        }
-        for v in look.started.get("volumes", [])
-    ]
+    """What became of each volume. An event stands here only if it was seen to happen."""
+    declared = look.started.get("volumes", [])
+    if not declared:
+        return []
+    from . import contents
+
+    seen = look.before.get("storage") or {}
+    budget, found = contents.Budget(), []
+    for volume in declared:
+        role, path = volume["role"], volume["path"]
+        first, place = (seen.get(part, {}).get(role) for part in ("volumes", "roles"))
+        events = [o.seen(volume["event"], at=look.started["at_us"])]
+        item = {"name": volume["name"], "role": role, "event": events}
+        if first and place and look.facts:
+            last = contents.after(path, first, place, budget)
+            events += [o.seen(event) for event in last["events"]]
+            item["manifest_before"] = o.seen(first["digest"], first["why"], at=place["at"])
+            item["manifest_after"] = o.seen(last["digest"], last["digest_why"])
+            item["committed"] = o.seen(last["committed"], last["why"])
+        else:
+            why = GONE if first else NOWHERE
+            for name in ("manifest_before", "manifest_after", "committed"):
+                item[name] = o.seen(None, why)
+        found.append(item)
+    return found
