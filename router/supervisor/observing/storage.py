@@ -20,12 +20,14 @@ GONE = "whoever waited for the work is gone; others may have used the disk since
 
 
 def places(look: Look) -> Dict[str, str]:
-    """The folders that are told of, by role: where the run is kept, its checkpoints, its volumes, and
-    `tmp`, where compilers work and what overflows first."""
+    """The folders that are told of, by role: where the run is kept, its checkpoints, its volumes,
+    `work` where that is elsewhere, and `tmp`, where compilers work and what overflows first."""
     root = look.attempt.run.root
     found = {"root": root, "checkpoints": work.checkpoints(look.attempt, look.spec)}
     for role, name in sorted(look.spec.get("volumes", {}).items()):
         found[role] = work.volume(root, role, name)
+    if look.spec.get("in_place"):
+        found["work"] = look.spec["in_place"]["cwd"]
     # `TMPDIR` may be a secret only in jest, but then it is one.
     env = {k: v for k, v in look.env.items() if k not in look.spec.get("secrets", ())}
     temporary = (env.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
