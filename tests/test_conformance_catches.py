@@ -1,4 +1,4 @@
-"""Proves that the kit can fail: a backend that breaks a promise is caught by the test of it."""
+"""Proves that the kit can fail: what breaks a promise is caught by the test of that promise."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
+import flawed_policies
+import flawed_suite
 import pytest
-from flawed_suite import FLAWED
 
 HERE = Path(__file__).parent
-PARTS = 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
-def test_every_broken_promise_is_caught(part: int, tmp_path: Path) -> None:
-    flawed = FLAWED[part::PARTS]
+def missed(suite: str, flawed: list[Any], tmp_path: Path) -> list[str]:
+    """Run the one test of each that must fail, and tell of those that do not, or for another reason."""
     report = tmp_path / "report.xml"
-    nodes = [f"{HERE / 'flawed_suite.py'}::Test{cls.__name__}::{cls.caught}" for cls in flawed]
-    quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--basetemp", str(tmp_path / "below")]
+    nodes = [f"{HERE / suite}::Test{cls.__name__}::{cls.caught}" for cls in flawed]
+    quiet = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "below")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *quiet, "--junitxml", str(report), *nodes],
         cwd=HERE.parent,
@@ -28,25 +27,36 @@ def test_every_broken_promise_is_caught(part: int, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    cases = {
-        case.get("classname", "").rpartition(".")[2]: case
-        for case in ElementTree.parse(report).iter("testcase")
-    }
-    missed = []
+    told = ElementTree.parse(report).iter("testcase")
+    cases = {case.get("classname", "").rpartition(".")[2]: case for case in told}
+    found = []
     for cls in flawed:
         failure = cases[f"Test{cls.__name__}"].find("failure")
         if failure is None:
-            missed.append(f"{cls.__name__}: {cls.caught} did not fail")
+            found.append(f"{cls.__name__}: {cls.caught} did not fail")
         elif cls.says not in (failure.text or ""):
-            missed.append(f"{cls.__name__}: {cls.caught} failed for another reason: {failure.get('message')}")
-    assert not missed, "\n".join(missed)
+            found.append(f"{cls.__name__}: {cls.caught} failed for another reason: {failure.get('message')}")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(2))
+def test_every_broken_promise_of_a_backend_is_caught(part: int, tmp_path: Path) -> None:
+    assert missed("flawed_suite.py", flawed_suite.FLAWED[part::2], tmp_path) == []
+
+
+@pytest.mark.slow
+def test_every_broken_promise_of_a_policy_is_caught(tmp_path: Path) -> None:
+    assert missed("flawed_policies.py", flawed_policies.FLAWED, tmp_path) == []
 
 
 def test_there_are_flaws_for_every_part_of_the_kit() -> None:
-    """Guards the test above, which would pass over nothing."""
-    from compute_router.testing.backend import BackendConformance
+    """Guards the tests above, which would pass over nothing."""
+    from compute_router.testing import BackendConformance, PolicyConformance
 
-    caught = {cls.caught for cls in FLAWED}
-    assert len(FLAWED) >= 40
+    caught = {cls.caught for cls in flawed_suite.FLAWED}
+    assert len(flawed_suite.FLAWED) >= 40
     for part in BackendConformance.__bases__:
         assert caught & {name for name in vars(part) if name.startswith("test_")}, f"none for {part.__name__}"
+    tests = {name for name in vars(PolicyConformance) if name.startswith("test_")}
+    assert {cls.caught for cls in flawed_policies.FLAWED} == tests

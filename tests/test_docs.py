@@ -73,7 +73,7 @@ def test_every_verb_and_option_that_is_named_is_there(page: Path, line: str) -> 
         return  # `route VERB --help` and the like
     assert words[0] in known, f"{name_of(page)} names the verb {words[0]!r}, which is not there"
     command = known[words[0]]
-    if isinstance(command, click.Group) and len(words) > 1:
+    if isinstance(command, click.Group) and len(words) > 1 and not words[1].startswith("-"):
         assert words[1] in command.commands, f"{name_of(page)}: route {words[0]} has no {words[1]!r}"
         command = command.commands[words[1]]
     options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
