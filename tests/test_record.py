@@ -9,62 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROUTE, Route
-
-Env = dict[str, "str | None"]
-PLAIN = ("ROUTE_RUN_ID", "SLURM_JOB_ID", "SKYPILOT_TASK_ID", "KUBERNETES_SERVICE_HOST", "TMUX", "STY")
-
-
-def run_of(home: Path) -> Path:
-    """The folder of the one run in the store."""
-    (found,) = (home / "runs").iterdir()
-    return found
-
-
-def receipt_of(home: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_of(home) / "receipt.json").read_bytes())
-    return found
-
-
-def fact(receipt: dict[str, Any], path: str) -> Any:
-    """The fact at a path of the context."""
-    at: Any = receipt["context"]
-    for name in path.split("."):
-        at = at[name]
-    return at
-
-
-def until(ready: Callable[[], bool], what: str) -> None:
-    """Wait for something that other processes do; a minute is only for a machine that stands still."""
-    end = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < end, f"waited for {what}"
-        time.sleep(0.01)
-
-
-def recorder(folder: Path, *args: str, **more: Any) -> subprocess.Popen[bytes]:
-    """`route record ARGS` in a session of its own, as a launcher starts it."""
-    return subprocess.Popen(
-        [*ROUTE, "record", *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        **{"stdin": subprocess.DEVNULL, **more},
-    )
-
-
-def script(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
+from recording import PLAIN, Env, fact, receipt_of, recorder, run_of, script, until
 
 TRAPS = """#!/bin/sh
 trap 'echo saving; sleep 0.1; exit {code}' TERM
@@ -433,67 +382,3 @@ def test_recorded_inside_a_run_leaves_both_receipts(route: Route, folder: Path, 
 
 def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
-
-
-# What it must not cost
-
-
-def test_a_store_that_cannot_be_written_does_not_cost_the_work(route: Route, folder: Path) -> None:
-    (folder / "file").touch()
-    env: Env = {"ROUTE_HOME": str(folder / "file" / "home")}
-    got = route("record", "--", "sh", "-c", "echo ran; exit 9", env=env)
-    assert (got.returncode, got.stdout) == (9, "ran\n")
-    assert "not recorded" in got.stderr
-    strict = route("record", "--strict", "--", "echo", "ran", env=env)
-    assert (strict.returncode, strict.stdout) == (73, "")
-
-
-def test_without_a_home_the_command_still_runs(route: Route) -> None:
-    env: Env = {"ROUTE_HOME": None, "HOME": None, "XDG_DATA_HOME": None}
-    got = route("record", "--", "echo", "ran", env=env)
-    assert (got.returncode, got.stdout) == (0, "ran\n")
-    assert "not recorded" in got.stderr
-
-
-def test_settings_that_cannot_be_read_do_not_cost_the_work(route: Route, folder: Path) -> None:
-    (folder / "route.toml").write_text("= broken")
-    got = route("record", "--", "echo", "ran")
-    assert (got.returncode, got.stdout) == (0, "ran\n")
-    assert "not recorded" in got.stderr
-
-
-def test_a_folder_that_cannot_be_written_is_no_hindrance(route: Route, folder: Path, home: Path) -> None:
-    folder.chmod(0o555)
-    try:
-        got = route("record", "--", "pwd")
-    finally:
-        folder.chmod(0o755)
-    assert (got.returncode, got.stdout) == (0, f"{folder}\n"), got.stderr
-    assert fact(receipt_of(home), "outcome.state")["v"] == "succeeded"
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["echo", "hi"], "no `--` in front"),
-        ([], "command is missing"),
-        (["--kind", "trian", "--", "true"], "trian"),
-        (["--accelerator", "H200:", "--", "true"], "accelerator"),
-        (["--set", "timeout=4h", "--", "true"], "record starts it as it is"),
-        (["--keep-outputs", "--", "true"], "--output"),
-        (["--output", "../up", "--", "true"], "output"),
-    ],
-)
-def test_wrong_words_are_told_and_start_nothing(
-    route: Route, home: Path, words: list[str], told: str
-) -> None:
-    got = route("record", *words)
-    assert got.returncode == 64
-    assert told in got.stderr
-    assert not (home / "runs").exists() or not list((home / "runs").iterdir())
-
-
-def test_there_is_no_way_to_route_to_it(route: Route) -> None:
-    got = route("run", "--backend", "recorded", "--", "true")
-    assert got.returncode == 64
-    assert "recorded" not in route("backends").stdout

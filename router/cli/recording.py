@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import fcntl
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +17,7 @@ import click
 from compute_router.cli.app import Verb, verb
 from compute_router.cli.call import Cli
 from compute_router.cli.options import Words
+from compute_router.errors import ExitCode
 
 if TYPE_CHECKING:
     from compute_router.cli.logtext import LogText
@@ -87,7 +92,7 @@ def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
     Signals are passed on, and so is the exit code (128+n for a signal). If it cannot be recorded, it is
     run all the same and a warning says why.
     """
-    from compute_router.errors import InputError, RouteError
+    from compute_router.errors import ConfigError, InputError, RouteError
     from compute_router.recording.recorder import Cancelled, NotRecorded, Recording, Signals
 
     if how["keep_outputs"] and not how["outputs"]:
@@ -95,9 +100,12 @@ def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
     try:
         made = _command(cli, command, **how)
     except RouteError as e:
-        if isinstance(e, InputError) and not _is_ours(e):
+        if isinstance(e, InputError) and not isinstance(e, ConfigError):
             raise
         return _bare(cli, command, e, how["strict"])
+    # Whatever is wrong with us, it must not cost the work.
+    except Exception as e:
+        return _bare(cli, command, RouteError(f"{type(e).__name__}: {e}"), how["strict"])
     stages = _Stages(cli, quiet=how["quiet"])
     recording = Recording(cli.router, made, on_event=stages)
     with Signals(recording.heed) as signals:
@@ -107,22 +115,15 @@ def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
             assert recording.run is not None
             _collected(cli, recording.run)
             cli.out.failed("CANCELLED", "asked to end before the command was started")
-            return 128 + recording.signalled[0]
+            return 128 + recording.asked_to_end
         except NotRecorded as e:
             if recording.run is not None:
                 _collected(cli, recording.run)
-            if recording.signalled:
-                return 128 + recording.signalled[0]
+            if recording.asked_to_end:
+                return 128 + recording.asked_to_end
             signals.__exit__()
             return _bare(cli, command, e.error, how["strict"])
         return _follow(cli, run, recording, quiet=how["quiet"])
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether an error is one of the surroundings, not of the words that the user wrote here."""
-    from compute_router.errors import ConfigError
-
-    return isinstance(error, ConfigError)
 
 
 def _command(cli: Cli, argv: tuple[str, ...], **how: Any) -> Command:
@@ -159,6 +160,7 @@ def _workload(
 ) -> Workload:
     import msgspec
 
+    from compute_router.errors import WorkloadError
     from compute_router.reading.build import Recipe, build
     from compute_router.reading.layers import Layer, set_layer
     from compute_router.reading.script import as_name
@@ -169,9 +171,6 @@ def _workload(
         given["outputs"] = list(how["outputs"])
     said = set_layer(how["sets"]).checked()
     _only_settable(said.values)
-    if launcher.nodes > 1 and "nodes" not in said.values:
-        # What the launcher gave is what it was asked for.
-        given |= {"nodes": launcher.nodes, "coupling": "multi-node"}
     stem = os.path.basename(code).removesuffix(".py").removesuffix(".sh")
     recipe = Recipe(
         layers=(Layer("route record", given), said),
@@ -180,6 +179,11 @@ def _workload(
         kinds=cli.router.registry.kinds(),
     )
     workload = build(recipe).workload
+    if launcher.nodes > 1 and "nodes" not in said.values:
+        # What the launcher gave is what it was asked for; where that fits no kind, the words count.
+        nodes = Layer("the launcher", {"nodes": launcher.nodes, "coupling": "multi-node"})
+        with contextlib.suppress(WorkloadError):
+            workload = build(dataclasses.replace(recipe, layers=(nodes, *recipe.layers))).workload
     if how["accelerator"] is None and _sees_gpus():
         nothing = Accelerator(family="any", count=0)
         needs = msgspec.structs.replace(workload.needs, accelerator=nothing)
@@ -225,13 +229,13 @@ def _bare(cli: Cli, command: tuple[str, ...], error: Any, strict: bool) -> int:
     cli.out.calm()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Python ignores this one, and what is executed would go on doing so.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execvp(command[0], list(command))
     except (OSError, ValueError) as e:
         number = getattr(e, "errno", 0)
         cli.out.failed("CANNOT_START", f"{command[0]}: {getattr(e, 'strerror', None) or e}")
-        import errno
-
         return 127 if number == errno.ENOENT else 126
 
 
@@ -256,8 +260,6 @@ class _Shown:
         self._closed = False
 
     def __call__(self, data: bytes) -> None:
-        import signal
-
         from compute_router.errors import RouteError
 
         if self._closed:
@@ -278,26 +280,25 @@ class _Shown:
 
 
 def _follow(cli: Cli, run: RunFolder, recording: Recording, *, quiet: bool) -> int:
+    from compute_router.cli.attached import problem_of
     from compute_router.cli.logtext import LogText
     from compute_router.errors import RouteError
+    from compute_router.records import plain
 
     log = LogText(cli.out, raw=True)
-    stages = _Stages(cli, quiet=quiet)
     try:
-        cli.router.attach(run, on_log=_Shown(cli, log, recording), on_event=stages)
-        log.close()
+        status = plain(recording.follow(_Shown(cli, log, recording), cli.out.warn))
     except RouteError as e:
         cli.out.failed(e.code, e.what, mend=f"route status {run.id} says what became of it")
-        return 75
+        return int(ExitCode.UNKNOWN)
+    with contextlib.suppress(RouteError, OSError):
+        log.close()
     receipt = _collected(cli, run)
-    status = run.read_json("status") or {}
     code = _exit_code(status)
     if quiet and status.get("reason") == "cannot_start":
         cli.out.note(f"route: {status.get('detail')}")
     if not cli.out.as_json and not quiet:
         _tell(cli, run, status, receipt)
-    from compute_router.cli.attached import problem_of
-
     cli.out.done(receipt, error=problem_of(run, status) if code else None)
     return code
 
@@ -316,7 +317,8 @@ def _collected(cli: Cli, run: RunFolder) -> dict[str, Any] | None:
 
     try:
         return cli.router.collect(run)
-    except RouteError as e:
+    except (RouteError, OSError) as e:
+        e = e if isinstance(e, RouteError) else RouteError(str(e))
         cli.out.warn(f"no receipt yet: {e.what}; `route collect {run.id}` writes it later")
         return None
 

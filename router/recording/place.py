@@ -21,6 +21,8 @@ from compute_router.workload import Workload
 
 __all__ = ["LEAST_FREE", "Recorded", "Settings", "root_for", "roots"]
 
+ROOT = "ROUTE_RECORD_ROOT"
+"""The variable that names another folder for the records of the supervisor."""
 LEAST_FREE = 64 << 20
 """Bytes below which the log of a command may fill the disk that it is on, which would cost the work."""
 
@@ -32,6 +34,9 @@ class Settings(Record, frozen=True, kw_only=True):
 def roots(home: Path) -> Iterator[Path]:
     """Where the supervisor may keep what it sees, best first. It needs a disk of the machine itself,
     and on clusters a home folder is none."""
+    if given := os.environ.get(ROOT):
+        yield Path(os.path.abspath(given))
+        return
     yield home / "machine"
     for folder in (Path("/var/tmp"), Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp")):
         yield folder / f"route-{os.geteuid()}"
@@ -61,7 +66,7 @@ def root_for(home: Path) -> tuple[Path, int]:
         else:
             return root, free
     raise StoreError(
-        f"there is no disk of this machine to record on: {why}", mend="set ROUTE_HOME to a folder on one"
+        f"there is no disk of this machine to record on: {why}", mend=f"set {ROOT} to a folder on one"
     )
 
 
@@ -75,6 +80,8 @@ class Recorded(MachineBackend):
 
     root: Path | None = None
     """Where this start is kept; None in every process that only looks."""
+    handle: Handle | None = None
+    """What this process has started."""
     stdin = -1
     """The descriptor that the command reads, or -1."""
 
@@ -98,6 +105,11 @@ class Recorded(MachineBackend):
             return (self._machine,)
         found = dict.fromkeys(root for root in roots(self.home) if (root / "runs").is_dir())
         return [LocalMachine(root, name=platform.node() or "this machine", stdin=-1) for root in found]
+
+    def submit(self, submission: Submission) -> Handle:
+        # Kept here too: whether it was started must be known even if no store can be written.
+        self.handle = super().submit(submission)
+        return self.handle
 
     def in_place(self, submission: Submission) -> Mapping[str, Any] | None:
         block: Mapping[str, Any] = submission.offer.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -34,14 +35,15 @@ __all__ = ["Cancelled", "Command", "NotRecorded", "Recording", "Signals"]
 PATIENCE = 10.0
 """Seconds that git may take before the command is started without its facts."""
 OFFER = "here"
+OnLog = Callable[[bytes], None]
 
 
 class NotRecorded(Exception):
     """Nothing was started, and why: the command may be run without being recorded."""
 
-    def __init__(self, error: errors.RouteError, run_id: str = "") -> None:
+    def __init__(self, error: errors.RouteError) -> None:
         super().__init__(str(error))
-        self.error, self.run_id = error, run_id
+        self.error = error
 
 
 class Cancelled(Exception):
@@ -83,6 +85,7 @@ class Recording:
         self._router, self._command, self._on_event = router, command, on_event
         self._root: Path | None = None
         self.run: RunFolder | None = None
+        self.backend: Recorded | None = None
         self.pending: list[int] = []
         self.signalled: list[int] = []
 
@@ -101,83 +104,112 @@ class Recording:
 
         return inplace.pass_on(runs.Attempt(runs.Run(str(self._root), self.run.id), 1), number)
 
-    def _stop_if_asked(self) -> None:
+    @property
+    def asked_to_end(self) -> int:
+        """The first signal that came and asks a command to end; 0 if none did."""
         from compute_router.supervisor.inplace import ENDING
 
-        if any(number in ENDING for number in self.pending):
-            raise Cancelled
+        return next((number for number in self.signalled if number in ENDING), 0)
 
     # Start
 
     def begin(self) -> RunFolder:
-        """Start the command. On return it runs, or has ended already, and its run is in the store.
+        """Start the command. On return it runs, or has ended already.
 
         Raises `NotRecorded` where it was surely not started, `Cancelled` where a signal came first,
-        `SubmitUnknown` where nobody can tell.
+        `SubmitUnknown` where nobody can tell. Whatever else goes wrong, it was started.
         """
+        try:
+            return self._begin()
+        except (Cancelled, errors.SubmitUnknown):
+            raise
+        # A recorder must not cost the work, whatever is wrong with the recorder, its store or a plugin.
+        except Exception as e:
+            if self.backend is not None and self.backend.handle is not None and self.run is not None:
+                return self.run
+            error = e if isinstance(e, errors.RouteError) else errors.StoreError(f"{type(e).__name__}: {e}")
+            if self.run is not None:
+                detail = f"the command was run without being recorded: {error.what}"
+                with contextlib.suppress(errors.RouteError):
+                    self._journal(self.run).became(_over(State.LOST, "not_recorded", detail))
+            raise NotRecorded(error) from e
+
+    def _begin(self) -> RunFolder:
+        workload, store = self._command.workload, self._router.store
         gathered: list[Snapshot] = []
-        workload = self._command.workload
         looking = threading.Thread(
             target=lambda: gathered.append(_code(Path(workload.entry.root))), name="git", daemon=True
         )
         looking.start()
-        try:
-            self._root, free = root_for(self._router.store.home)
-            backend = Recorded(Settings(), self._router.store.home)
-            backend.root, backend.stdin = self._root, self._command.stdin
-            offer = self._offer(free)
-            backend.expect(offer)
-            run_id = new_run_id()
-            labels = {RECORDED: self._command.launcher.name}
-            run = self._router.store.create(run_id, workload, key=run_id, labels=labels)
-        except errors.RouteError as e:
-            raise NotRecorded(e) from e
-        self.run = run
-        journal = Journal(run, self._router.registry, self._on_event)
-        try:
-            with held(run.file("run")):
-                plan = Plan(workload=workload, offers=(), decision=self._decision())
-                plan.save(run)
-                journal.tell("decided", policy=plan.decision.policy, sentence=plan.decision.sentence)
-                until = time.monotonic() + PATIENCE + 1
-                while not gathered and looking.is_alive() and time.monotonic() < until:
-                    self._stop_if_asked()
-                    looking.join(0.02)
-                self._stop_if_asked()
-                start(
-                    run,
-                    workload,
-                    plan.decision,
-                    offer_of=lambda name, offer_id: offer,
-                    backend_of=lambda name: backend,
-                    snapshot=gathered[0] if gathered else _nothing(Path(workload.entry.root), "git was late"),
-                    secrets={},
-                    key=run.key,
-                    attempt=1,
-                    tell=journal.tell,
-                    recorded=self._command.facts,
-                )
-        except Cancelled:
-            journal.became(_over(State.CANCELLED, "signal_passed_on", "asked to end before it was started"))
-            raise
-        except errors.SubmitUnknown:
-            raise
-        except (errors.RouteError, OSError) as e:
-            if run.has("handle"):
-                return run
-            error = e if isinstance(e, errors.RouteError) else errors.StoreError(str(e))
-            self._gave_up(journal, error)
-            raise NotRecorded(error, run.id) from e
+        store.writable()
+        self._root, free = root_for(store.home)
+        self.backend = backend = Recorded(Settings(), store.home)
+        backend.root, backend.stdin = self._root, self._command.stdin
+        offer = self._offer(free)
+        backend.expect(offer)
+        run_id = new_run_id()
+        labels = {RECORDED: self._command.launcher.name}
+        self.run = run = store.create(run_id, workload, key=run_id, labels=labels)
+        journal = self._journal(run)
+        with held(run.file("run")):
+            plan = Plan(workload=workload, offers=(), decision=self._decision())
+            plan.save(run)
+            journal.tell("decided", policy=plan.decision.policy, sentence=plan.decision.sentence)
+            until = time.monotonic() + PATIENCE + 1
+            while not gathered and looking.is_alive() and time.monotonic() < until and not self.asked_to_end:
+                looking.join(0.02)
+            if self.asked_to_end:
+                detail = "asked to end before it was started"
+                journal.became(_over(State.CANCELLED, "signal_passed_on", detail))
+                raise Cancelled
+            late = _nothing(Path(workload.entry.root), f"git did not answer within {PATIENCE:.0f} s")
+            start(
+                run,
+                workload,
+                plan.decision,
+                offer_of=lambda name, offer_id: offer,
+                backend_of=lambda name: backend,
+                snapshot=gathered[0] if gathered else late,
+                secrets={},
+                key=run.key,
+                attempt=1,
+                tell=journal.tell,
+                recorded=self._command.facts,
+            )
         for number in self.pending:
             self._pass_on(number)
         return run
 
-    def _gave_up(self, journal: Journal, error: errors.RouteError) -> None:
-        detail = f"the command was run without being recorded: {error.what}"
-        try:
-            journal.became(_over(State.LOST, "not_recorded", detail))
-        except errors.RouteError:
-            return  # a store that cannot be written keeps nothing; the caller says so on the terminal
+    def _journal(self, run: RunFolder) -> Journal:
+        return Journal(run, self._router.registry, self._on_event)
+
+    # Follow
+
+    def follow(self, on_log: OnLog, warn: Callable[[str], None]) -> Status:
+        """Hand on the command's output as it comes; its final status. Where the store cannot be written
+        any more the supervisor is asked without it."""
+        assert self.run is not None
+        assert self.backend is not None
+        handle, seen = self.backend.handle, 0
+
+        def tell(data: bytes) -> None:
+            nonlocal seen
+            seen += len(data)
+            on_log(data)
+
+        if self.run.has("handle"):
+            try:
+                return self._router.attach(self.run, on_log=tell, on_event=self._on_event)
+            except errors.StoreError as e:
+                warn(f"{e.what}; the command goes on")
+        assert handle is not None
+        last = Status(state=State.UNKNOWN)
+        for item in self.backend.attached(handle, seen):
+            if isinstance(item, Status):
+                last = item
+            else:
+                tell(item)
+        return last
 
     def _offer(self, free: int) -> Offer:
         from compute_router.machines.specification import LOG_CAP_BYTES
@@ -236,9 +268,6 @@ def _code(folder: Path) -> Snapshot:
     return dataclasses.replace(_nothing(folder, note), git=git)
 
 
-Handler = Callable[[int], None]
-
-
 class Signals:
     """While entered, signals that would end, stop or tell this process go to `heed`.
 
@@ -248,7 +277,7 @@ class Signals:
 
     PASSED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
-    def __init__(self, heed: Handler) -> None:
+    def __init__(self, heed: Callable[[int], None]) -> None:
         self._heed = heed
         self._old: dict[int, Any] = {}
 
