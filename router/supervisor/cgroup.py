@@ -125,9 +125,10 @@ def io(attempt: Attempt, path: str = "") -> Optional[Dict[str, List[int]]]:
     found = {}
     for line in data.decode("ascii", "replace").splitlines():
         number, _, rest = line.partition(" ")
-        cells = dict(cell.partition("=")[::2] for cell in rest.split())
-        if cells.get("rbytes", "").isdigit() and cells.get("wbytes", "").isdigit():
-            found[number] = [int(cells["rbytes"]), int(cells["wbytes"])]
+        cells = {name: value for name, _, value in (cell.partition("=") for cell in rest.split())}
+        counts = [cells.get(name, "") for name in ("rbytes", "wbytes")]
+        if all(count.isdigit() for count in counts):
+            found[number] = [int(count) for count in counts]
     return found
 
 
