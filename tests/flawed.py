@@ -41,6 +41,7 @@ class Flawed(LocalBackend):
     caught: ClassVar[str]
     says: ClassVar[str] = ""
     patience: ClassVar[float] = 3.0
+    here: ClassVar[bool] = True
 
 
 class StartsTwice(Flawed):
@@ -51,6 +52,19 @@ class StartsTwice(Flawed):
     def submit(self, submission: Submission) -> Handle:
         run_id = new_run_id()
         super().submit(dataclasses.replace(submission, id=run_id, key=run_id))
+        return super().submit(submission)
+
+
+class StartsTwiceAfar(Flawed):
+    """The same, where the kit cannot look at files of the work: the volume tells."""
+
+    caught, says = "test_submitting_twice_starts_once", "== 1"
+    here = False
+
+    def submit(self, submission: Submission) -> Handle:
+        if submission.key == "twice":
+            run_id = new_run_id()
+            super().submit(dataclasses.replace(submission, id=run_id, key=run_id))
         return super().submit(submission)
 
 

@@ -38,6 +38,5 @@ class OfFlawed(BackendConformance):
 
 
 for each in FLAWED:
-    globals()[f"Test{each.__name__}"] = type(
-        f"Test{each.__name__}", (OfFlawed,), {"flawed": each, "patience": each.patience}
-    )
+    hooks = {"flawed": each, "patience": each.patience, "here": each.here}
+    globals()[f"Test{each.__name__}"] = type(f"Test{each.__name__}", (OfFlawed,), hooks)

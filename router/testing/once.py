@@ -22,7 +22,7 @@ from compute_router.errors import (
 )
 from compute_router.records import canonical, key_run_id, new_run_id, plain
 from compute_router.testing import works
-from compute_router.testing.kit import Kit, needs
+from compute_router.testing.kit import Kit
 
 __all__ = ["Once"]
 
@@ -136,7 +136,6 @@ class Once(Kit):
             assert backend.find(key) is None
             assert self.fresh(backend).find(key) is None
 
-    @needs(here="clients are killed between two looks at the place")
     def test_a_killed_client_leaves_one_execution(
         self, backend: Backend, folder: Path, chance: random.Random
     ) -> None:

@@ -103,9 +103,13 @@ class Seeing(Kit):
         submission = self.submission(backend, work, secrets={"A_SECRET": SECRET, "NOT_ASKED": SECRET + "2"})
         assert SECRET not in repr(submission)
         handle = backend.submit(submission)
-        seen = set()
-        while not backend.status(handle).state.final:
-            seen |= _shown() if self.here else set()
+        seen: set[bytes] = set()
+
+        def over() -> bool:
+            seen.update(_shown() if self.here else ())
+            return backend.status(handle).state.final
+
+        self.until(over, "final")
         status = self.final(backend, handle)
         import hashlib
 
