@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from compute_router.cachekey import STACK
 from compute_router.errors import PreflightFailed
 from compute_router.machines.contract import Interpreter
@@ -44,10 +46,10 @@ def interpreter(workload: Workload, envs: Path) -> Interpreter:
                 f"there is no Python at {python}", mend='correct `python`, or set python = "current"'
             )
         _check_version(workload, version_of(found), found)
-        return Interpreter(python=os.path.abspath(found), stack=stack_of(found))
+        return Interpreter(python=os.path.abspath(found), stack=stack_of(found), source="path")
     if not workload.dependencies or workload.python == "current":
         _check_version(workload, platform.python_version(), "the client's Python")
-        return Interpreter(python=sys.executable, stack=stack_of(sys.executable))
+        return Interpreter(python=sys.executable, stack=stack_of(sys.executable), source="current")
     return _built(workload, envs)
 
 
@@ -59,10 +61,11 @@ def known(workload: Workload, envs: Path) -> Interpreter | None:
     try:
         if workload.python is not None or not workload.dependencies:
             return interpreter(workload, envs)
-        digest, python = _asked(workload, envs).read_text().split()
-        return Interpreter(
-            python=str(envs / digest / "bin" / "python"), stack={"lock": digest, "python": python}
-        )
+        digest, minor = _asked(workload, envs).read_text().split()
+        python = envs / digest / "bin" / "python"
+        if not python.exists():
+            return None
+        return _of_lock(python, digest, minor)
     except (OSError, ValueError, PreflightFailed):
         return None
 
@@ -164,6 +167,7 @@ def stack_of(python: str) -> dict[str, str]:
 
 
 def _built(workload: Workload, envs: Path) -> Interpreter:
+    begun = time.monotonic_ns()
     uv = _uv()
     python, version = _base(workload, uv)
     environ = _environ(workload)
@@ -173,18 +177,26 @@ def _built(workload: Workload, envs: Path) -> Interpreter:
         "the dependencies cannot be resolved",
         stdin="\n".join(workload.dependencies) + "\n",
     )
-    named = f"{version} {platform.system()} {platform.machine()}\n{lock}"
-    digest = hashlib.sha256(named.encode()).hexdigest()
+    lock = f"# Python {version}, {platform.system()} {platform.machine()}\n{lock}"
+    digest = hashlib.sha256(lock.encode()).hexdigest()
     home = envs / digest
-    if not (home / "bin" / "python").exists():
-        _build(uv, python, lock, home, environ)
+    built = not (home / "bin" / "python").exists()
+    if built:
+        built = _build(uv, python, lock, home, environ)
     minor = ".".join(version.split(".")[:2])
     asked = _asked(workload, envs)
     asked.parent.mkdir(exist_ok=True)
     beside = asked.with_suffix(f".{os.urandom(6).hex()}")
     beside.write_text(f"{digest} {minor}\n")
     beside.replace(asked)
-    return Interpreter(python=str(home / "bin" / "python"), stack={"lock": digest, "python": minor})
+    spent = (time.monotonic_ns() - begun) // 1000
+    found = _of_lock(home / "bin" / "python", digest, minor)
+    return msgspec.structs.replace(found, built=built, build_us=spent)
+
+
+def _of_lock(python: Path, digest: str, minor: str) -> Interpreter:
+    stack = {"lock": digest, "python": minor}
+    return Interpreter(python=str(python), stack=stack, source="uv", lock_sha256=digest)
 
 
 _FINDING = threading.Lock()
@@ -220,8 +232,9 @@ def _base(workload: Workload, uv: str) -> tuple[str, str]:
     return path, version_of(path)
 
 
-def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, str]) -> None:
-    """Build beside, then rename: an environment under its final name is whole."""
+def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, str]) -> bool:
+    """Build beside, then rename: an environment under its final name is whole. False if another
+    builder was faster."""
     home.parent.mkdir(parents=True, exist_ok=True)
     for left in home.parent.glob(".*"):
         if time.time() - left.lstat().st_mtime > STALE:
@@ -230,7 +243,7 @@ def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, st
     try:
         what = "the environment cannot be made"
         _run([uv, "venv", "--quiet", "--relocatable", "--python", python, str(beside)], environ, what)
-        if lock.strip():
+        if lock.partition("\n")[2].strip():
             inside = str(beside / "bin" / "python")
             what = "the dependencies cannot be installed"
             _run([uv, "pip", "install", "--quiet", "--python", inside, "-r", "-"], environ, what, stdin=lock)
@@ -240,6 +253,8 @@ def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, st
         except OSError:
             if not (home / "bin" / "python").exists():
                 raise
+            return False
+        return True
     except OSError as e:
         raise PreflightFailed(
             f"the environment cannot be written: {e.strerror}", mend=f"free space below {home.parent}"

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from peers import submission
 from peers import workload as a_script
@@ -21,6 +22,7 @@ from peers import workload as a_script
 from compute_router.backends.local import LocalBackend, LocalSettings
 from compute_router.environment import interpreter, known, pip_settings, satisfies, stack_of
 from compute_router.errors import PreflightFailed
+from compute_router.machines.contract import Interpreter
 from compute_router.workload import Entry, Workload
 
 
@@ -40,6 +42,11 @@ def wheel(folder: Path, name: str, version: str) -> None:
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
         for path, text in {**files, f"{info}/RECORD": record + f"{info}/RECORD,,\n"}.items():
             archive.writestr(path, text)
+
+
+def same(found: Interpreter) -> Interpreter:
+    """An interpreter without what this one call had to do for it."""
+    return msgspec.structs.replace(found, built=None, build_us=None)
 
 
 def workload(**fields: Any) -> Workload:
@@ -128,8 +135,15 @@ def test_dependencies_are_built_once_per_lock(tmp_path: Path, index: Path) -> No
     assert said == "1.0\n"
     assert len(found.stack["lock"]) == 64
     made = Path(found.python).parents[1].stat().st_mtime_ns
-    assert interpreter(work, envs) == found == known(work, envs)
-    assert interpreter(workload(dependencies=("routedemo==1.0",)), envs) == found
+    assert (found.source, found.built, found.lock_sha256) == ("uv", True, found.stack["lock"])
+    assert found.build_us
+    lock = Path(found.python).parents[1] / "route-lock.txt"
+    assert hashlib.sha256(lock.read_bytes()).hexdigest() == found.lock_sha256
+    assert "routedemo==1.0" in lock.read_text()
+    again = interpreter(work, envs)
+    assert again.built is False
+    assert same(again) == same(found) == known(work, envs)
+    assert same(interpreter(workload(dependencies=("routedemo==1.0",)), envs)) == same(found)
     assert Path(found.python).parents[1].stat().st_mtime_ns == made
     wheel(index, "routedemo", "2.0")
     newer = interpreter(work, envs)
@@ -163,7 +177,8 @@ def test_two_builders_do_not_harm_each_other(tmp_path: Path, index: Path) -> Non
     for thread in threads:
         thread.join()
     assert len(found) == 3
-    assert found[0] == found[1] == found[2]
+    assert same(found[0]) == same(found[1]) == same(found[2])
+    assert [one.built for one in found].count(True) == 1
     assert sorted(p.name for p in envs.iterdir()) == sorted(["asked", found[0].stack["lock"]])
 
 

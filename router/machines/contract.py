@@ -74,11 +74,19 @@ class Interpreter(Record, frozen=True, kw_only=True):
     """The Python of the work: how it is started on the machine, and what is known of what it holds.
 
     `stack` names the versions that compiled code depends on (`torch`, `triton`, `jax`, `python`),
-    or the digest of the `lock` or `image` that fixes them all.
+    or the digest of the `lock` or `image` that fixes them all. `source` says where it comes from:
+    `uv` (an environment of the dependencies listed, locked by `lock_sha256`, its text beside it in
+    `route-lock.txt`), `current` (the client's own), `path` (the one asked for) or `machine` (what is
+    there). Of `uv` also: whether this call `built` it or found it built, and the microseconds that
+    took (`build_us`, resolving included); None where nobody looked.
     """
 
     python: str
     stack: dict[str, str] = {}
+    source: str = "machine"
+    lock_sha256: str | None = None
+    built: bool | None = None
+    build_us: int | None = None
 
 
 class MachineBackend(Backend):
@@ -107,8 +115,9 @@ class MachineBackend(Backend):
                 f"{self.name} cannot build an environment for the dependencies listed",
                 mend='set python = "/path/on/the/machine", or python = "current" for its python3',
             )
-        python = workload.python if workload.python not in (None, "current") else "python3"
-        return Interpreter(python=python or "python3")
+        if workload.python in (None, "current"):
+            return Interpreter(python="python3")
+        return Interpreter(python=workload.python or "python3", source="path")
 
     def leases(self, offer: Offer) -> Sequence[str]:
         """Named leases a run on `offer` holds while it is there, besides those of its devices."""

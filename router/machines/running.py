@@ -26,7 +26,7 @@ from compute_router.errors import (
     SubmitUnknown,
     Unavailable,
 )
-from compute_router.machines.contract import Machine, MachineBackend
+from compute_router.machines.contract import Interpreter, Machine, MachineBackend
 from compute_router.machines.session import Resend, Session, Sessions
 from compute_router.machines.shipping import finish, ship
 from compute_router.machines.specification import specification
@@ -96,7 +96,7 @@ class Running:
                 with sessions.use(fresh=fresh) as session:
                     pending = ship(session, submission, spec)
                     sending = True
-                    status = self._start(session, submission, spec, secrets, pending)
+                    status = self._start(session, submission, spec, secrets, pending, interpreter)
             except Broken as e:
                 # Sending the same again is safe: a machine starts an attempt of a run once.
                 cause, started = e, started or sending
@@ -129,6 +129,7 @@ class Running:
         spec: bytes,
         secrets: dict[str, str],
         pending: Sequence[str],
+        interpreter: Interpreter,
     ) -> Status:
         session.send(
             "start",
@@ -137,6 +138,8 @@ class Running:
             attempt=submission.attempt,
             wait_us=submission.wait_us,
             spec_sha256=hashlib.sha256(spec).hexdigest(),
+            # Not in the specification: the same submission again finds built what the first one built.
+            environment={"built": interpreter.built, "build_us": interpreter.build_us},
         )
         return _status(finish(session, [*pending, "start"]).head.get("status"))
 

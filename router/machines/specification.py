@@ -67,6 +67,7 @@ def specification(
         "purpose": workload.purpose.value,
         "argv": argv,
         "python": interpreter.python,
+        "environment": {"source": interpreter.source, "lock_sha256": interpreter.lock_sha256},
         "cwd": entry.cwd,
         "tree": [plain(item) for item in submission.snapshot.entries],
         "env": dict(workload.env),

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 MOST_FILES = 200_000
 FAMILIES = ("cpu", "gpu")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
-grace_us log_cap_bytes outputs volumes cache_key launcher devices leases metrics observe in_place"""
+grace_us log_cap_bytes outputs volumes cache_key launcher devices leases metrics observe in_place
+environment"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -131,6 +132,10 @@ def _check(spec: Any, run_id: str) -> None:
     metrics = _need(spec.get("metrics", {}), dict, "metrics")
     names.whole(metrics.get("discard_steps", 1), "metrics.discard_steps", 0, 10**9)
     inplace.check(spec)
+    environment = _need(spec.get("environment", {}), dict, "environment")
+    names.text(environment.get("source", "machine"), "environment.source")
+    if environment.get("lock_sha256") is not None:
+        names.digest(environment["lock_sha256"])
     observe = _need(spec.get("observe", {}), dict, "observe")
     names.whole(observe.get("sample_us", 10_000_000), "observe.sample_us", 100_000, 10**12)
     if observe.get("cache_free_bytes") is not None:

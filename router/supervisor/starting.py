@@ -25,12 +25,13 @@ PATIENCE = 10.0
 
 def start(run: Run, head: Json, body: bytes) -> Json:
     """See that the attempt is started, once, by whomever; its status. May be repeated at any time."""
-    asked = {"at_us": machine.now_us(), "mono_us": machine.mono_us()}
+    asked: Json = {"at_us": machine.now_us(), "mono_us": machine.mono_us()}
     run.need()
     number = names.whole(head.get("attempt", 1), "attempt", 1, 10_000)
     wait_us = head.get("wait_us", 0)
     if wait_us is not None:
         names.whole(wait_us, "wait_us")
+    asked["environment"] = _environment(head.get("environment"))
     if head.get("spec_sha256") is not None:
         same_spec(run, names.digest(head["spec_sha256"]))
     newest = run.newest()
@@ -66,6 +67,16 @@ def start(run: Run, head: Json, body: bytes) -> Json:
         if time.monotonic() >= until:
             return truth.of(attempt)
         time.sleep(0.005)
+
+
+def _environment(told: Any) -> Json:
+    """What the client says of the environment it prepared: whether it built it, and the time that took."""
+    told = told if isinstance(told, dict) else {}
+    built, spent = told.get("built"), told.get("build_us")
+    return {
+        "built": built if isinstance(built, bool) else None,
+        "build_us": spent if type(spent) is int and 0 <= spent < 2**53 else None,
+    }
 
 
 def same_spec(run: Run, digest: str) -> None:
