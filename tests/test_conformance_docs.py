@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from compute_router.backend import Backend, Power
+from compute_router.registry import Registry
 from compute_router.testing import BackendConformance, PolicyConformance
 from compute_router.testing.__main__ import table
 from compute_router.testing.kit import Kit
@@ -22,6 +23,17 @@ def test_the_tables_are_those_of_the_code(conformance: type) -> None:
     tests = [name for name in dir(conformance) if name.startswith("test_")]
     assert len(tests) == table(conformance).count("\n") - 2
     assert all(getattr(conformance, name).__doc__ for name in tests)
+
+
+def test_what_is_bundled_is_proved_by_the_kit() -> None:
+    """Every bundled backend has a file here that hands it to the kit; the policies share one."""
+    from routing import POLICIES
+
+    registry = Registry(enabled=False)
+    files = [path.read_text() for path in Path(__file__).parent.glob("test_conformance_*.py")]
+    for cls in registry.backends().values():
+        assert any(f"{cls.__name__}(" in text and "BackendConformance" in text for text in files), cls
+    assert {policy.name for policy in POLICIES} == set(registry.policies())
 
 
 def test_every_power_is_told() -> None:

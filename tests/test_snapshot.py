@@ -467,3 +467,16 @@ def test_facts_are_plain_and_bounded(repo: Path) -> None:
     assert facts["skipped_count"] == 300
     assert facts["git"]["branch"] == "trunk"
     canonical(facts)  # canonical JSON takes it as it is
+
+
+def test_a_tree_laid_out_is_the_same_tree(root: Path, tmp_path: Path) -> None:
+    """Laid out and looked at again it has the same digest; a file that changed since is never whole there."""
+    write(root, **{"a/b/c.py": "c", "empty": "", "tool": "#!/bin/sh\n"})
+    (root / "tool").chmod(0o755)
+    (root / "a" / "link").symlink_to("b/c.py")
+    taken = take(root)
+    taken.lay_out(tmp_path / "there")
+    assert take(tmp_path / "there").tree_sha256 == taken.tree_sha256
+    (root / "a" / "b" / "c.py").write_text("d")
+    with pytest.raises(InputError, match=r"c\.py changed"):
+        taken.lay_out(tmp_path / "again")

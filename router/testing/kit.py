@@ -45,6 +45,8 @@ class Kit:
 
     patience: ClassVar[float] = 30.0
     """Seconds that a start, an end or a reaction may take. More for a slow cloud."""
+    pause: ClassVar[float] = 0.02
+    """Seconds between two looks at a run. More for a place that counts requests."""
     accelerator: ClassVar[str] = "cpu"
     """What the works of the kit ask for; a place that has no processors to offer names its smallest."""
     python: ClassVar[str | None] = None
@@ -145,7 +147,7 @@ class Kit:
         end = time.monotonic() + self.patience
         while not (answer := happened()):
             assert time.monotonic() < end, f"after {self.patience} s: not {what}"
-            time.sleep(0.02)
+            time.sleep(self.pause)
         return answer
 
     def final(self, backend: Backend, handle: Handle) -> Status:

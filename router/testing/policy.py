@@ -32,7 +32,7 @@ class PolicyConformance(Kit):
 
     @pytest.fixture
     def policy(self) -> Policy:
-        """The policy to be proved."""
+        """The policy to be proved. Its class is made without arguments, as another process does."""
         raise NotImplementedError(f"{type(self).__name__} gives no `policy`: override this fixture")
 
     def drawn(self, chance: random.Random) -> list[Question]:
