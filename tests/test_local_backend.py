@@ -16,6 +16,7 @@ from compute_router.backend import CacheState, NoOffer, Offer, Power, StartClass
 from compute_router.backends import local as module
 from compute_router.backends.local import LocalBackend, LocalSettings
 from compute_router.machines.specification import volume_name
+from compute_router.supervisor.observing.mounted import Places
 from compute_router.workload import (
     Accelerator,
     Coupling,
@@ -170,6 +171,10 @@ def test_the_state_of_a_cache_is_told_by_its_stamps(local: LocalBackend, folder:
 
     assert state() is CacheState.EMPTY
     assert state(Role.DATA) is CacheState.EMPTY
+    [before] = local.offers(work)
+    assert isinstance(before, Offer)
+    here = Places().of(str(local.root))["class"] or "unobserved"
+    assert {r.storage for r in before.roles} == {here}, "told before the folder is made"
     volume = local.root / "volumes" / "compile-cache" / "caches"
     (volume / ".route").mkdir(parents=True)
     (volume / "inductor").mkdir()

@@ -327,3 +327,16 @@ def test_a_real_image_through_loop_and_device_mapper(tmp_path: Path) -> None:
             subprocess.run(["dmsetup", "remove", name], capture_output=True)
         if loop:
             subprocess.run(["losetup", "-d", loop], capture_output=True)
+
+
+@pytest.mark.parametrize(("source", "kind"), [("corpus", "fuse.gcsfuse"), ("mountpoint-s3", "fuse")])
+def test_a_real_fuse_mount_that_shows_a_bucket(tmp_path: Path, source: str, kind: str) -> None:
+    """The kernel's FUSE is real; the program behind it is a stand-in with one empty folder."""
+    if not ROOT or shutil.which("unshare") is None:
+        pytest.skip("mounting FUSE without its helper takes root and unshare")
+    server = Path(__file__).parent / "fuse_standin.py"
+    said = _run(["unshare", "-m", sys.executable, str(server), str(tmp_path), source, kind])
+    if "skip" in said:
+        pytest.skip(f"no FUSE here: {said['skip']}")
+    assert (said["p"]["class"], said["p"]["fs"], said["p"]["device"]) == ("bucket_fuse", kind, source)
+    assert said["free"] == 500, "the mount really answers"

@@ -126,6 +126,25 @@ def test_unobserved_equals_nothing_and_not_applicable_itself() -> None:
     assert comparability(first) == first["comparability"]
 
 
+@pytest.mark.parametrize("role", ["data", "compile-cache"])
+def test_a_compared_storage_that_hides_equals_nothing(role: str) -> None:
+    """What lies behind a virtual disk may be another thing each time: equal words would be a guess."""
+    storage = [{"role": "root", "class": {"v": None}}, {"role": role, "class": {"v": None, "why": "virtio"}}]
+    other = key_run_id("another run")
+    runs = [
+        made(measurements(storage=storage)),
+        made(measurements(storage=storage, run_id=other), run_id=other),
+    ]
+    first, second = (run["comparability"]["fields"]["storage"] for run in runs)
+    assert first != second
+    reasons = {r["code"]: r["sentence"] for r in runs[0]["evidence_reasons"]}
+    assert "storage" in reasons["KEY_UNOBSERVED"].replace(",", "").split()
+    seen_class = [{"role": "root", "class": {"v": None}}, {"role": role, "class": {"v": "local_nvme"}}]
+    assert made(measurements(storage=seen_class))["comparability"]["fields"]["storage"] == [
+        [role, "local_nvme"]
+    ]
+
+
 def test_the_evidence_class_gives_its_reasons(whole: dict[str, Any]) -> None:
     codes = {r["code"] for r in whole["evidence_reasons"]}
     assert whole["evidence_class"] == "exploratory"

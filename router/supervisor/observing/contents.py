@@ -7,6 +7,8 @@ import os
 import stat
 import time
 
+from .. import machine
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
@@ -19,7 +21,7 @@ MOST_NAMES = 20_000
 STAMPS = ".route"
 """Ours, not the work's."""
 COARSE = 5
-"""CLOCK_REALTIME_COARSE: what a file system takes its times from."""
+"""CLOCK_REALTIME_COARSE of Linux: what a file system takes its times from."""
 
 
 class Budget:
@@ -35,10 +37,7 @@ class Budget:
 
 def now_ns() -> int:
     """The time that a file made now gets, so that one made later is never older."""
-    try:
-        return time.clock_gettime_ns(COARSE)
-    except OSError:
-        return time.time_ns()
+    return time.clock_gettime_ns(COARSE) if machine.LINUX else time.time_ns()
 
 
 def listed(path: str, budget: Budget, before_ns: Optional[int] = None) -> Json:
