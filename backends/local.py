@@ -31,11 +31,11 @@ from compute_router.backend import (
     StartClass,
     Surface,
 )
-from compute_router.cachekey import cache_key
+from compute_router.cachekey import key_parts
 from compute_router.errors import RouteError
 from compute_router.hookspecs import hookimpl
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
-from compute_router.records import Record
+from compute_router.records import Record, digest
 from compute_router.workload import Accelerator, Framework, Role, Workload
 
 if TYPE_CHECKING:
@@ -247,11 +247,12 @@ class LocalBackend(MachineBackend):
         from compute_router.supervisor.observing.mounted import Places
 
         interpreter = known(workload, self.root / "envs")
-        key = cache_key(_hashed(workload), None, offer, interpreter.stack) if interpreter else None
+        parts = key_parts(_hashed(workload), None, offer, interpreter.stack) if interpreter else None
         states, places = [], Places()
         for role in sorted(workload.volumes):
             folder = self.root / "volumes" / role.value / volume_name(workload.name)
-            state = _state(folder, key if role is Role.COMPILE_CACHE else None)
+            known_by = parts if role is Role.COMPILE_CACHE else None
+            state = _state(folder, digest(known_by) if known_by else None, known_by)
             found = places.of(str(folder))["class"]
             states.append(RoleState(role=role, state=state, storage=found or "unobserved"))
         return tuple(states)
@@ -269,38 +270,11 @@ def _hashed(workload: Workload) -> Workload:
     return msgspec.structs.replace(workload, entry=msgspec.structs.replace(entry, sha256=sha256))
 
 
-def _state(folder: Path, key: str | None) -> CacheState:
+def _state(folder: Path, key: str | None, parts: Mapping[str, object] | None = None) -> CacheState:
     """What a volume holds, by its stamps alone: a folder that is not empty proves nothing."""
-    try:
-        stamps = sorted(os.listdir(folder / ".route"))
-    except FileNotFoundError:
-        return CacheState.EMPTY
-    except OSError:
-        return CacheState.UNWRITABLE
-    if not os.access(folder, os.W_OK):
-        return CacheState.UNWRITABLE
-    if key is None:
-        return CacheState.UNOBSERVED
-    if f"{key}.json" in stamps:
-        try:
-            stamp = json.loads((folder / ".route" / f"{key}.json").read_bytes())
-            # Written after a success only: without a verdict it was a completed seeding.
-            good = not set(stamp["verdicts"][-1:]) & {"failed_load", "disabled", "unobserved"}
-        except (OSError, ValueError, KeyError, TypeError):
-            good = False
-        return CacheState.WARM_SAME_KEY if good else CacheState.PARTIAL
-    if any(name.endswith(".json") for name in stamps):
-        return CacheState.WARM_OTHER_IMAGE
-    return CacheState.PARTIAL if any(_files_below(folder)) else CacheState.EMPTY
+    from compute_router.supervisor import stamps
 
-
-def _files_below(folder: Path) -> Sequence[str]:
-    for at, folders, files in os.walk(folder):
-        if at == str(folder) and ".route" in folders:
-            folders.remove(".route")
-        if files:
-            return files
-    return ()
+    return CacheState(stamps.state(str(folder), key, dict(parts) if parts else None))
 
 
 def _unmounted(workload: Workload) -> str:

@@ -12,7 +12,7 @@ from compute_router.workload import Framework, Launcher, Role, Workload
 if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
 
-__all__ = ["STACK", "cache_key", "launcher", "world_size"]
+__all__ = ["STACK", "cache_key", "key_parts", "launcher", "world_size"]
 
 STACK = ("torch", "triton", "jax")
 """Distributions whose version decides whether compiled code can be used again."""
@@ -41,15 +41,15 @@ def world_size(workload: Workload, hardware: Hardware) -> int:
     return max(1, ranks) * max(hardware.nodes, workload.needs.nodes)
 
 
-def cache_key(
+def key_parts(
     workload: Workload,
     snapshot: Snapshot | None,
     offer: Offer,
     stack: Mapping[str, str],
     *,
     role: Role = Role.COMPILE_CACHE,
-) -> str:
-    """The cache key of `workload` at `offer`, 64 hex digits. Pure.
+) -> dict[str, object]:
+    """What the cache key of `workload` at `offer` is made of, as plain data. Pure.
 
     Made of: the role; the digest of the lock or image in `stack`, else its versions of `STACK`;
     `python` (`3.11`) of `stack`; SKU and count of the accelerator; the world size; `shapes`, else
@@ -66,14 +66,24 @@ def cache_key(
         "argv": list(entry.argv),
         "args": list(entry.args),
     }
-    return digest(
-        {
-            "schema": "route.cachekey/1",
-            "role": role.value,
-            "stack": fixed or {name: stack.get(name) for name in STACK},
-            "python": stack.get("python"),
-            "accelerator": [offer.hardware.family, offer.hardware.sku, offer.hardware.count],
-            "world": world_size(workload, offer.hardware),
-            "shapes": shapes,
-        }
-    )
+    return {
+        "schema": "route.cachekey/1",
+        "role": role.value,
+        "stack": fixed or {name: stack.get(name) for name in STACK},
+        "python": stack.get("python"),
+        "accelerator": [offer.hardware.family, offer.hardware.sku, offer.hardware.count],
+        "world": world_size(workload, offer.hardware),
+        "shapes": shapes,
+    }
+
+
+def cache_key(
+    workload: Workload,
+    snapshot: Snapshot | None,
+    offer: Offer,
+    stack: Mapping[str, str],
+    *,
+    role: Role = Role.COMPILE_CACHE,
+) -> str:
+    """The cache key of `workload` at `offer`, 64 hex digits: the digest of `key_parts`. Pure."""
+    return digest(key_parts(workload, snapshot, offer, stack, role=role))

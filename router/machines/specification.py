@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Offer, Submission
-from compute_router.cachekey import cache_key, launcher, world_size
+from compute_router.cachekey import key_parts, launcher, world_size
 from compute_router.errors import Rejected
 from compute_router.machines.contract import Interpreter
 from compute_router.records import canonical, digest, plain
-from compute_router.workload import Role
+from compute_router.workload import Framework, Role
 
 __all__ = ["GRACE_US", "LOG_CAP_BYTES", "SAMPLE_US", "specification", "volume_name"]
 
@@ -58,6 +58,8 @@ def specification(
     starter = launcher(workload, hardware)
     ranks = world_size(workload, hardware) // max(1, hardware.nodes, workload.needs.nodes)
     cached = Role.COMPILE_CACHE in workload.volumes
+    parts = key_parts(workload, submission.snapshot, offer, interpreter.stack) if cached else None
+    framework = workload.needs.framework
     spec: dict[str, Any] = {
         "schema": "route.spec/1",
         "run_id": submission.id,
@@ -77,12 +79,17 @@ def specification(
         "log_cap_bytes": LOG_CAP_BYTES,
         "outputs": list(workload.outputs),
         "volumes": {role.value: volume_name(workload.name) for role in workload.volumes},
-        "cache_key": cache_key(workload, submission.snapshot, offer, interpreter.stack) if cached else None,
+        "cache_key": digest(parts) if parts else None,
+        "cache_parts": {n: v for n, v in parts.items() if n not in ("schema", "role")} if parts else None,
+        "framework": framework.value,
         "launcher": {"name": starter.value, "ranks": max(1, ranks)},
         "devices": _devices(offer),
         "leases": list(leases),
         "metrics": {"primary": workload.metrics.primary, "discard_steps": workload.metrics.discard_steps},
-        "observe": {"sample_us": SAMPLE_US},
+        "observe": {
+            "sample_us": SAMPLE_US,
+            "torch_trace": framework in (Framework.TORCH, Framework.ANY),
+        },
     }
     if in_place is not None:
         block = dict(in_place)

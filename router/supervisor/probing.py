@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import files, leases, machine, names
+from . import files, leases, machine, names, stamps
 from .observing import hardware
 from .wire import Fault
 
@@ -78,8 +78,9 @@ def stamped(root: str, key: str) -> Json:
     except OSError:
         volumes = []
     for name in volumes:
-        found = files.hint_json(os.path.join(above, name, ".route", key + ".json"))
-        if found.get("key") == key:
+        volume = os.path.join(above, name)
+        if os.path.exists(stamps.path_of(volume, key)) and stamps.state(volume, key) == "warm_same_key":
+            found = stamps.read(volume, key)
             return {
                 "state": "warm_same_key",
                 "volume": name,

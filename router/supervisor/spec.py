@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 MOST_FILES = 200_000
 FAMILIES = ("cpu", "gpu")
+FRAMEWORKS = ("torch", "xla", "any", "none")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
-grace_us log_cap_bytes outputs volumes cache_key launcher devices leases metrics observe in_place
-environment"""
+grace_us log_cap_bytes outputs volumes cache_key cache_parts framework launcher devices leases metrics
+observe in_place environment"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -114,6 +115,9 @@ def _check(spec: Any, run_id: str) -> None:
         names.word(name, "the name of volume %s" % role)
     if spec.get("cache_key") is not None:
         names.word(spec["cache_key"], "cache_key")
+    _need(spec.get("cache_parts") or {}, dict, "cache_parts")
+    if spec.get("framework", "any") not in FRAMEWORKS:
+        raise Fault("BAD_SPEC", "no framework is called %.40r" % (spec["framework"],))
     launcher = _need(spec.get("launcher", {"name": "python"}), dict, "launcher")
     if launcher.get("name") not in ("python", "torchrun"):
         raise Fault("BAD_SPEC", "no launcher is called %.40r" % (launcher.get("name"),))
@@ -140,3 +144,4 @@ def _check(spec: Any, run_id: str) -> None:
     names.whole(observe.get("sample_us", 10_000_000), "observe.sample_us", 100_000, 10**12)
     if observe.get("cache_free_bytes") is not None:
         names.whole(observe["cache_free_bytes"], "observe.cache_free_bytes")
+    _need(observe.get("torch_trace", False), bool, "observe.torch_trace")

@@ -82,6 +82,9 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
     env["ROUTE_METRICS"] = attempt.at("metrics.jsonl")
     if env.get("ROUTE_OBSERVE") != "0":
         env["ROUTE_INSIDE"] = attempt.at("inside.jsonl")
+        if spec.get("observe", {}).get("torch_trace"):
+            # What the workload itself has asked for is left to it.
+            env.setdefault("TORCH_TRACE", attempt.at("trace"))
     env["ROUTE_OUTPUTS"] = attempt.at("outputs")
     env["ROUTE_CHECKPOINTS"] = checkpoints(attempt, spec)
     for role, name in volumes.items():
