@@ -165,7 +165,9 @@ def test_commit_start_and_follow_in_one_flight(place: Place) -> None:
 
 def test_what_the_work_sees(place: Place) -> None:
     made = shell(
-        "env -0 > $ROUTE_OUTPUTS/env; ls -l /proc/self/fd > $ROUTE_OUTPUTS/fds; umask > $ROUTE_OUTPUTS/umask",
+        "env -0 > $ROUTE_OUTPUTS/env; ls -l /proc/self/fd > $ROUTE_OUTPUTS/fds; umask > $ROUTE_OUTPUTS/umask;"
+        "echo compiled > $CUDA_CACHE_PATH/x;"
+        'echo \'{"event": "cache", "kind": "autotune", "verdict": "miss"}\' >> $ROUTE_METRICS',
         env={"MINE": "a b'\"$x", "TRITON_CACHE_DIR": "/elsewhere"},
         secrets=["TOKEN"],
         volumes={"compile-cache": "main", "data": "set-1"},

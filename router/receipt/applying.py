@@ -45,6 +45,7 @@ ABSENT: tuple[Absent, ...] = (
     Absent(("kernel.*",), {"family": ("cpu",)}, "no kernel is chosen on a CPU", True),
     Absent(("kernel.*",), {"framework": ("none",)}, "the work uses no framework", True),
     Absent(("compile.*",), {"framework": ("none",)}, "the work uses no framework", True),
+    Absent(("cache",), {"framework": ("none",)}, "the work uses no framework", True),
     Absent(("data.*",), {"kind": ("bench", "validate")}, "a run of this kind reads no data set", True),
     Absent(
         ("steady.*", "metrics.tok_s_global", "metrics.primary", "metrics.values"),

@@ -22,6 +22,8 @@ CHECKS = (
     "kernel_truth",
     "eval_off",
 )
+_CACHE = ("state", "verdict")
+_UNSEEN = "unobserved"
 
 
 class Rule(NamedTuple):
@@ -222,7 +224,10 @@ def comparability(receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_key(path: str, v: Any, receipt: Mapping[str, Any]) -> Any:
     if path == "cache":
-        return sorted([_text(i.get(n)) for n in ("kind", "state", "verdict")] for i in v)
+        # A state that nobody saw is that of this run alone: it equals no other.
+        own = f"{_UNSEEN}: {receipt.get('run_id')}/{receipt.get('attempt')}"
+        told = ([_text(i.get(n)) for n in ("kind", *_CACHE)] for i in v)
+        return sorted([own if text == _UNSEEN else text for text in row] for row in told)
     if path == "storage":
         return sorted([_text(i.get(n)) for n in ("role", "class")] for i in _compared(v))
     if path == "metrics.values":

@@ -118,7 +118,8 @@ def _list(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: bool) -
             src, when = said, then
         if isinstance(inner, Mapping):
             items.append({key: _part(type_, inner.get(key)) for key, type_ in ITEMS[name].items()})
-    if not items and field.path == "cache":
+    # A list that says who looked is one of what was used, and may well be empty.
+    if not items and field.path == "cache" and src == "observed":
         return unobserved("no cache was looked at, and the work reported none")
     return seen(items, src, when)
 

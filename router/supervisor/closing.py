@@ -190,7 +190,7 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
         "measured_bytes": len(data),
         "at_us": machine.now_us(),
     }
-    caches.stamp(attempt, spec)
+    caches.settled(attempt, spec)
     files.create_once(attempt.at("done.json"), wire.dumps(done))
     return attempt.json("done.json") or done
 

@@ -23,6 +23,7 @@ full one shows as a failure of the model."""
 LEAST_FILES = {"compile-cache": 1000}
 """Files that may still be made there: a compile cache is many small ones."""
 PROBE = 4096
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check(attempt: Attempt, spec: Json) -> None:
@@ -76,7 +77,7 @@ def _check(role: str, path: str, asked: Any) -> None:
         raise Fault("PREFLIGHT", "volume %s: %s is %s" % (role, there, kind), "move it away")
     if _only_read(role, there):
         return
-    _probe(there)
+    probe(there)
     disk = os.statvfs(there)
     free, least = disk.f_bavail * disk.f_frsize, LEAST_FREE.get(role, 0)
     if role == "compile-cache" and type(asked) is int:
@@ -94,7 +95,7 @@ def _mib(size: int) -> str:
     return "{:,}".format(size >> 20)
 
 
-def _probe(folder: str) -> None:
+def probe(folder: str) -> None:
     """Write a block into a file without a name, so that quotas and full disks speak up now."""
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -117,7 +118,7 @@ def _probe(folder: str) -> None:
 def refused(role: str, path: str, e: OSError) -> Fault:
     """Why a volume cannot be used, and what to do."""
     what = "volume %s: %s: %s" % (role, path, e.strerror or type(e).__name__)
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if e.errno in FULL:
         full = "its quota is used up" if e.errno == errno.EDQUOT else "no space is left"
         return Fault("NO_SPACE", "volume %s: %s at %s" % (role, full, path), "make room there: route gc")
     if e.errno == errno.EROFS:

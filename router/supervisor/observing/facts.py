@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import files, machine
-from . import inside, metrics
+from . import inside, metrics, torchtrace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Look:
         """What whoever waited for the work knows: peak memory, processor time, events."""
         self._summary: List[Optional[metrics.Summary]] = []
         self._inside: Optional[inside.Inside] = None
+        self._traces: Optional[torchtrace.Traces] = None
 
     @property
     def plain(self) -> bool:
@@ -81,6 +82,18 @@ class Look:
         if self._inside is None:
             self._inside = inside.read(self.attempt.at("inside.jsonl"))
         return self._inside
+
+    @property
+    def traces(self) -> torchtrace.Traces:
+        """What torch traced of its compiling, where it was us who asked for that."""
+        if self._traces is None:
+            self._traces = torchtrace.read(torchtrace.folder(self.attempt))
+        return self._traces
+
+    @property
+    def traced(self) -> bool:
+        """Whether torch was told to trace into a folder of ours: then no trace means nothing compiled."""
+        return bool(self.before.get("caches", {}).get("traced"))
 
     def notes(self, event: str) -> List[Json]:
         """What the work reported under this name, in order."""

@@ -123,6 +123,8 @@ class Summary:
         self.first_step: Optional[int] = None
         self.last_step: Optional[int] = None
         self.first_us: Optional[int] = None
+        self.window_us: Optional[List[int]] = None
+        """When the first step that counts began and the last one ended (epoch); None if that was not told."""
         self.times: List[int] = []
         self.lacking = ""
         self.finite = True
@@ -174,6 +176,9 @@ class Summary:
             return
         self.spent_us += spent
         self.counted += 1
+        ended = integer(found.get("t_us"))
+        if ended is not None:
+            self.window_us = [self.window_us[0] if self.window_us else ended - spent, ended]
         number = integer(found["step"])
         self.first_step = number if self.counted == 1 else self.first_step
         self.last_step = number

@@ -30,7 +30,7 @@ MOST_FILES = 4096
 MOST_COMPILES = 10_000
 _CACHES = re.compile(rb'"name": "(fx_graph_cache|aotautograd_cache)_(hit|miss|bypass|disabled)"')
 _METRICS = (b'{"compilation_metrics": ', b'{"bwd_compilation_metrics": ')
-# A module that is called stands in the stack as this; one above another means that the outer one ran as it is.
+# A module that is called stands in the stack as this: of two, the outer one runs as it is.
 _CALLED = "_wrapped_call_impl"
 
 
@@ -45,7 +45,7 @@ class Trace:
         """`begin_us`, `us`, `again` (a frame that had been compiled before), `outer` (modules in the call
         stack, None if torch did not say), `frame`."""
         self.graphs = self.generated = self.breaks = self.recompiles = 0
-        """Graphs that dynamo captured; of those, code that Inductor has for them; graph breaks; recompiles."""
+        """Graphs that dynamo captured; code that Inductor has for them; graph breaks; recompiles."""
 
     def add(self, line: bytes) -> None:
         at = line.find(b"] {")
@@ -72,7 +72,9 @@ class Trace:
 
     def _compile(self, body: bytes) -> None:
         try:
-            ((name, said),) = [(k, v) for k, v in json.loads(body).items() if k.endswith("compilation_metrics")]
+            ((name, said),) = [
+                (k, v) for k, v in json.loads(body).items() if k.endswith("compilation_metrics")
+            ]
             begin = _us(said.get("start_time"))
         except (ValueError, AttributeError, RecursionError):
             return
@@ -105,7 +107,9 @@ class Trace:
         """Hits, misses, bypasses (`bypass`) or `disabled` of the graph cache; of that above it where it
         is the only one that tells (it then holds the graphs itself)."""
         low = {k: v for k, v in self.caches.items() if k.startswith("fx_")}
-        return low.get("fx_graph_cache_" + word, 0) if low else self.caches.get("aotautograd_cache_" + word, 0)
+        return (
+            low.get("fx_graph_cache_" + word, 0) if low else self.caches.get("aotautograd_cache_" + word, 0)
+        )
 
 
 class Traces:
@@ -172,7 +176,9 @@ def read(folder: str) -> Traces:
         rank = re.match(r"rank_(\d{1,6})_", name[len(PREFIX) :])
         trace = Trace(int(rank.group(1)) if rank else None)
         try:
-            fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(
+                os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            )
         except OSError:
             found.cut = True
             continue
