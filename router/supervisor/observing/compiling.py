@@ -20,7 +20,7 @@ def block(o: Observed, look: Look) -> Json:
     found = seen(look)
     said = look.notes("compile")
     told = said[-1] if said else {}
-    why = found.pop("why", "")
+    why = str(found.pop("why", ""))
     whys: Dict[str, str] = {"posture": UNTOLD, "warmup_reason": "there was one"} if found["warmup"] else {}
     made = {name: o.seen(value, whys.get(name, why), "inside") for name, value in found.items()}
     for name in ("posture", "warmup", "warmup_reason"):
