@@ -257,6 +257,9 @@ class Index:
                 return count
         except OSError as e:
             raise fault(e, self._link, self.home) from e
+        except sqlite3.Error as e:
+            mend = f"look at the disk below {self.home}"
+            raise StoreError(f"{self._link} cannot be built: {e}", mend=mend) from e
 
     def _fill(self, connection: sqlite3.Connection) -> int:
         connection.executescript(_TABLE)

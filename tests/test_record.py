@@ -380,5 +380,25 @@ def test_recorded_inside_a_run_leaves_both_receipts(route: Route, folder: Path, 
     assert inner_ids["ROUTE_RUN_ID"] == by_name["outer"]["run_id"]
 
 
+def test_the_end_of_a_run_ends_what_was_recorded_inside(folder: Path, home: Path, route: Route) -> None:
+    # A run does not see its store, so what it records goes where it says itself.
+    words = ["env", f"ROUTE_HOME={home}", *ROUTE, "record", "--name", "inner", "--", "./deaf"]
+    inner = " ".join(map(_quoted, words))
+    script(folder, "deaf", "#!/bin/sh\ntrap '' TERM\necho $$ > \"$UP\"\nwhile :; do sleep 0.05; done\n")
+    up = folder.parent / "up"
+    words = [*ROUTE, "run", "--detach", "--set", "timeout=1h", "--", "sh", "-c", f"exec {inner}"]
+    env = {**os.environ, "UP": str(up)}
+    outer = subprocess.run(
+        words, cwd=folder, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    until(lambda: up.exists() and up.read_text().endswith("\n"), "the work")
+    pid = int(up.read_text())
+    assert route("cancel", outer).returncode == 0
+    assert route("wait", outer).returncode == 143
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the work inside to end")
+    assert route("wait", "inner").returncode == 128 + signal.SIGKILL
+    assert route("receipt", "verify", "inner").returncode == 0
+
+
 def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"

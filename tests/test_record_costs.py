@@ -206,3 +206,17 @@ def test_a_program_of_ones_own_is_found_by_its_relative_name(route: Route, folde
     script(folder / "bin", "tool", "#!/bin/sh\necho from $0\n")
     assert route("record", "--", "bin/tool").stdout == "from bin/tool\n"
     assert len(fact(receipt_of(home), "workload.entry_sha256")["v"]) == 64
+
+
+@pytest.mark.parametrize("files", [10, 70, 100, 110, 116, 120, 124, 130, 160])
+def test_wherever_the_records_of_the_supervisor_end_the_work_runs_once(
+    route: Route, folder: Path, tmp_path: Path, elsewhere: Path, files: int
+) -> None:
+    """A file system with room for so many files, so that each record in turn is the first to fail."""
+    mounted(elsewhere, f"80m,nr_inodes={files}")
+    try:
+        got = route("record", "--", "sh", "-c", "echo x >> count; exit 6")
+        assert got.returncode == 6, got.stderr
+        assert (folder / "count").read_text() == "x\n"
+    finally:
+        subprocess.run(["umount", "-l", str(elsewhere)], check=True)

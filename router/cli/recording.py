@@ -92,7 +92,7 @@ def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
     Signals are passed on, and so is the exit code (128+n for a signal). If it cannot be recorded, it is
     run all the same and a warning says why.
     """
-    from compute_router.errors import ConfigError, InputError, RouteError
+    from compute_router.errors import ConfigError, InputError, RouteError, Unavailable
     from compute_router.recording.recorder import Cancelled, NotRecorded, Recording, Signals
 
     if how["keep_outputs"] and not how["outputs"]:
@@ -123,7 +123,12 @@ def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
                 return 128 + recording.asked_to_end
             signals.__exit__()
             return _bare(cli, command, e.error, how["strict"])
-        return _follow(cli, run, recording, quiet=how["quiet"])
+        code = _follow(cli, run, recording, quiet=how["quiet"])
+        if code is not None:
+            return code
+        signals.__exit__()
+        error = Unavailable("it was never executed", mend=f"route status {run.id} says why")
+        return _bare(cli, command, error, how["strict"])
 
 
 def _command(cli: Cli, argv: tuple[str, ...], **how: Any) -> Command:
@@ -279,7 +284,8 @@ class _Shown:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _follow(cli: Cli, run: RunFolder, recording: Recording, *, quiet: bool) -> int:
+def _follow(cli: Cli, run: RunFolder, recording: Recording, *, quiet: bool) -> int | None:
+    """Show the command's output to its end; its exit code, or None if it is proven never to have run."""
     from compute_router.cli.attached import problem_of
     from compute_router.cli.logtext import LogText
     from compute_router.errors import RouteError
@@ -294,6 +300,9 @@ def _follow(cli: Cli, run: RunFolder, recording: Recording, *, quiet: bool) -> i
     with contextlib.suppress(RouteError, OSError):
         log.close()
     receipt = _collected(cli, run)
+    never = status.get("reason") == "cannot_start" and status.get("exit_code") is None
+    if (never or status.get("reason") == "never_executed") and not recording.asked_to_end:
+        return None
     code = _exit_code(status)
     if quiet and status.get("reason") == "cannot_start":
         cli.out.note(f"route: {status.get('detail')}")
@@ -312,14 +321,11 @@ def _tell(cli: Cli, run: RunFolder, status: dict[str, Any], receipt: dict[str, A
 
 
 def _collected(cli: Cli, run: RunFolder) -> dict[str, Any] | None:
-    """The receipt, if it can be written now: the exit code is the command's all the same."""
-    from compute_router.errors import RouteError
-
+    """The receipt, if it can be written now: whatever fails, the exit code is the command's."""
     try:
         return cli.router.collect(run)
-    except (RouteError, OSError) as e:
-        e = e if isinstance(e, RouteError) else RouteError(str(e))
-        cli.out.warn(f"no receipt yet: {e.what}; `route collect {run.id}` writes it later")
+    except Exception as e:
+        cli.out.warn(f"no receipt yet: {e}; `route collect {run.id}` writes it later")
         return None
 
 

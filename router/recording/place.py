@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from compute_router.backend import Handle, Health, NoOffer, Offer, Power, Submission, Surface
-from compute_router.errors import HandleLost, StoreError
+from compute_router.backend import Handle, Health, NoOffer, Offer, Power, State, Submission, Surface
+from compute_router.errors import HandleLost, StoreError, Unavailable
 from compute_router.machines.contract import Machine, MachineBackend
 from compute_router.machines.local import LocalMachine
 from compute_router.machines.running import Running
@@ -107,9 +107,17 @@ class Recorded(MachineBackend):
         return [LocalMachine(root, name=platform.node() or "this machine", stdin=-1) for root in found]
 
     def submit(self, submission: Submission) -> Handle:
+        handle = super().submit(submission)
+        if self.status(handle).state is State.COMMITTED:
+            # Its supervisor died before it started anything. Cancelled first, so that nobody can start it.
+            self.cancel(handle)
+            if self.status(handle).started_us is None:
+                raise Unavailable(
+                    "no supervisor stays alive here", mend="look at supervisor.log below its root"
+                )
         # Kept here too: whether it was started must be known even if no store can be written.
-        self.handle = super().submit(submission)
-        return self.handle
+        self.handle = handle
+        return handle
 
     def in_place(self, submission: Submission) -> Mapping[str, Any] | None:
         block: Mapping[str, Any] = submission.offer.data

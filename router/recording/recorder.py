@@ -200,8 +200,11 @@ class Recording:
         if self.run.has("handle"):
             try:
                 return self._router.attach(self.run, on_log=tell, on_event=self._on_event)
-            except errors.StoreError as e:
-                warn(f"{e.what}; the command goes on")
+            except errors.BackendError:
+                raise
+            # The store, or a plugin that is told of events: neither may cost the output or the outcome.
+            except Exception as e:
+                warn(f"{e}; the command goes on")
         assert handle is not None
         last = Status(state=State.UNKNOWN)
         for item in self.backend.attached(handle, seen):

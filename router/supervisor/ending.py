@@ -121,28 +121,33 @@ class Tree:
         return False
 
     def _keeps_another(self, pid: int, table: Dict[int, Process]) -> bool:
-        """Whether the process is, or is below, the supervisor of another run that this one started."""
-        hops = 0
-        while pid in table and pid not in self._ours and hops < 64:
-            if self._is_keeper(pid):
-                return True
-            pid, hops = table[pid].parent, hops + 1
+        """Whether the process is, or is below, the supervisor of another run that this one started.
+
+        The work of a run that was only recorded here, in place, is ours to end; its supervisor is not.
+        """
+        at, hops = pid, 0
+        while at in table and at not in self._ours and hops < 64:
+            lock = self._kept_by(at)
+            if lock:
+                return at == pid or not _in_place(lock)
+            at, hops = table[at].parent, hops + 1
         return False
 
-    def _is_keeper(self, pid: int) -> bool:
+    def _kept_by(self, pid: int) -> str:
+        """The lock of another run that the process has open as its supervisor; nothing if it is none."""
         folder = "/proc/%d/fd" % pid
         try:
             listed = os.listdir(folder)
         except OSError:
-            return False
+            return ""
         for name in listed:
             try:
                 target = os.readlink("%s/%s" % (folder, name))
             except OSError:
                 continue
             if target.endswith(("/sup.lock", "/watch.lock")) and not target.startswith(self.attempt.path):
-                return True
-        return False
+                return target
+        return ""
 
     def _send(self, members: List[Process], number: int) -> None:
         for p in members:
@@ -179,14 +184,20 @@ class Tree:
             quiet = 0
             if time.monotonic() > until:
                 return [p.pid for p in members]
-            if not any(self._is_keeper(p.pid) for p in members):
+            if not any(self._kept_by(p.pid) for p in members):
                 cgroup.kill(self.attempt, self._nested)
             self._send(members, signal.SIGKILL)
             time.sleep(0.005)
         return []
 
     def _nested(self, pids: Set[int]) -> bool:
-        return any(self._is_keeper(pid) for pid in pids)
+        return any(self._kept_by(pid) for pid in pids)
+
+
+def _in_place(lock: str) -> bool:
+    """Whether the run that this lock of an attempt belongs to is one that is observed in place."""
+    run = os.path.dirname(os.path.dirname(os.path.dirname(lock)))
+    return bool(files.hint_json(os.path.join(run, "spec.json")).get("in_place"))
 
 
 def _inodes(paths: List[str]) -> Set[Tuple[int, int]]:
