@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cgroup, ending, files, forking, inplace, leases, logcap, machine, truth, wire
+from . import cgroup, ending, files, forking, inplace, leases, logcap, machine, masking, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def close(waiter: Waiter, status: int) -> None:
         "events": waiter.events,
         "io": io,
     }
-    settle(attempt, waiter.spec, facts)
+    settle(attempt, waiter.spec, facts, waiter.secrets)
 
 
 def conclude(attempt: Attempt, status: int) -> Json:
@@ -142,20 +142,20 @@ def out_of_memory(attempt: Attempt, before: Json, status: int) -> Optional[Tuple
     return None
 
 
-def tail(path: str, most: int = TAIL) -> bytes:
-    """The last bytes of a file; nothing if there is no file."""
+def tail(path: str, most: int = TAIL, end: int = 2**62) -> bytes:
+    """The last bytes of a file, of its first `end` bytes; nothing if there is no file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return b""
     try:
-        size = os.fstat(fd).st_size
-        return os.pread(fd, most, max(0, size - most))
+        size = min(end, os.fstat(fd).st_size)
+        return os.pread(fd, min(most, size), max(0, size - most))
     finally:
         os.close(fd)
 
 
-def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
+def settle(attempt: Attempt, spec: Json, facts: Json, secrets: Dict[str, str]) -> Json:
     """Write manifest, measured block and `done.json` of a final attempt; the record that stands.
 
     May be called again: what stands is kept. The caller holds `sup.lock`.
@@ -172,7 +172,9 @@ def settle(attempt: Attempt, spec: Json, facts: Json) -> Json:
     listed = attempt.json("manifest.json")
     if listed is None:
         last_cap(attempt, spec)
-        listed = manifest.make(attempt, spec)
+        look, withheld = masking.finish(attempt, spec, secrets)
+        listed = manifest.make(attempt, spec, look)
+        listed["skipped"] += withheld
         files.write(attempt.at("manifest.json"), wire.dumps(listed))
     facts = dict(facts, collect_us=machine.mono_us() - began)
     data = files.read(attempt.at("measured.json"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
-from . import closing, files, machine, names, truth, wire
+from . import closing, files, machine, masking, names, starting, truth, wire
 from . import manifest as listing
 from .runs import Run
 from .wire import Fault, Gone
@@ -30,12 +31,15 @@ def finished(run: Run) -> Attempt:
     return attempt
 
 
-def settled(run: Run, stream: Wire) -> Attempt:
+def settled(run: Run, stream: Wire, head: Json, body: bytes = b"") -> Attempt:
     """The newest attempt with all its records, made here if its waiter could not.
 
     A waiter that is still hashing what the run left is waited for as long as the client listens.
+    Raises `Fault` SECRETS where waiter and watcher died with the values of the secrets: they are
+    to be given again, or `unmasked` said, which leaves here what may hold them.
     """
     attempt = finished(run)
+    secrets = starting.given(body)
     if not attempt.has("done.json"):
         # The waiter holds this while it writes them; it is free at once if there is no waiter.
         fd = -1
@@ -45,14 +49,27 @@ def settled(run: Run, stream: Wire) -> Attempt:
                 raise Gone("while it waited")
         try:
             if not attempt.has("done.json"):
-                closing.settle(attempt, run.spec(), {})
+                while files.held(attempt.at("watch.lock")) and masking.pending(attempt):
+                    if not stream.listening():
+                        raise Gone("while it waited")
+                    time.sleep(0.02)
+                spec = run.spec()
+                wanted = [name for name in spec.get("secrets", []) if name not in secrets]
+                if masking.read(attempt) is not None and wanted and head.get("unmasked") is not True:
+                    raise Fault(
+                        "SECRETS",
+                        "whoever looked for secret %s in what run %s left is gone" % (wanted[0], run.id),
+                        "give its value again",
+                        names=wanted,
+                    )
+                closing.settle(attempt, spec, {}, secrets)
         finally:
             os.close(fd)
     return attempt
 
 
-def manifest(run: Run, stream: Wire) -> Json:
-    attempt = settled(run, stream)
+def manifest(run: Run, stream: Wire, head: Json, body: bytes) -> Json:
+    attempt = settled(run, stream, head, body)
     listed, done = attempt.json("manifest.json") or {}, attempt.json("done.json") or {}
     own = {
         "path": "measured.json",
@@ -70,7 +87,7 @@ def manifest(run: Run, stream: Wire) -> Json:
 
 def fetch(run: Run, stream: Wire, head: Json) -> None:
     """Send files of the manifest from the offsets asked for. One that cannot be read says so alone."""
-    attempt = settled(run, stream)
+    attempt = settled(run, stream, head)
     asked = head.get("files")
     if not isinstance(asked, list) or not all(isinstance(f, list) and len(f) == 2 for f in asked):
         raise Fault("BAD_REQUEST", "`files` holds pairs of path and offset", "see docs/protocol.md")
@@ -124,7 +141,7 @@ def collected(run: Run, head: Json) -> Json:
 def cleanup(run: Run, stream: Wire) -> Json:
     """Free the work tree and the outputs of a final run; its records stay and go on answering, and its
     checkpoints, which no manifest lists, stay until `gc`."""
-    attempt = settled(run, stream)
+    attempt = settled(run, stream, {"unmasked": True})
     freed = remove(run.work)
     for number in files.numbered(run.attempts):
         for name in ("outputs", "ranks"):

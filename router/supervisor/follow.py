@@ -6,7 +6,7 @@ import os
 import select
 import time
 
-from . import files, logcap, machine, notice, truth, watcher, wire
+from . import files, logcap, machine, masking, notice, truth, watcher, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def read_log(attempt: Optional[Attempt], offset: int, limit: int) -> tuple[int, 
     except OSError:
         return offset, b"", 0
     try:
-        data = os.pread(fd, limit, offset)
-        size = os.fstat(fd).st_size
+        # Asked before the bytes are read: what it speaks of was masked by then.
+        size = masking.end_of(attempt, os.fstat(fd).st_size)
+        data = os.pread(fd, max(0, min(limit, size - offset)), offset)
     finally:
         os.close(fd)
     # The middle may have been cut out while it was read; then what was read is no output.
@@ -72,14 +73,18 @@ class Follower:
                     self.arm()
                     over = self.look()
                 more = self.send_log()
-                if over and not more:
+                unclean = over and not more and self.attempt is not None and masking.pending(self.attempt)
+                if over and not more and not unclean:
+                    if self.send_log():
+                        continue
                     return self.end()
                 now = time.monotonic()
+                until = min(POLL, beat - now) if unclean else beat - now
                 if now >= beat:
                     self.wire.send({"re": "follow", "beat": True})
                     beat, changed = now + BEAT, True
                     continue
-                spoken, changed = self.pause(0.0 if more else beat - now)
+                spoken, changed = self.pause(0.0 if more else until)
                 if spoken:
                     return self.end()
         finally:
@@ -97,12 +102,13 @@ class Follower:
             self.attempt = newest
         paths = [self.run.attempts]
         if self.attempt is not None:
-            paths += [self.attempt.path, self.attempt.at("log")]
+            mark = self.attempt.at(masking.MARK)
+            paths += [self.attempt.path, mark if os.path.exists(mark) else self.attempt.at("log")]
         paths = [path for path in paths if os.path.exists(path)]
         if paths != self.watched or self.folders is None or self.log is None:
             self._let_go()
             self.watched = paths
-            logs = [p for p in paths if p.endswith("/log")]
+            logs = [p for p in paths if p.endswith(("/log", "/" + masking.MARK))]
             self.log = notice.watch((p, notice.MODIFY) for p in logs)
             self.folders = notice.watch((p, notice.NEW) for p in paths if p not in logs)
         if self.waiter < 0 and self.attempt is not None:

@@ -6,14 +6,15 @@ import hashlib
 import os
 import stat
 
-from . import files, inplace, logcap, names
+from . import files, inplace, logcap, masking, names
 from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Set, Tuple
+    from typing import Any, Dict, List, Optional, Set, Tuple
 
     from .runs import Attempt
+    from .scrub import Scrubber
 
     Json = Dict[str, Any]
     Below = Tuple[List[str], str]
@@ -39,22 +40,26 @@ def open_below(base: str, parts: List[str], flags: int) -> int:
         os.close(fd)
 
 
-def hashed(fd: int) -> Tuple[int, str]:
-    """Size and sha256 of an open file, as it is read now."""
-    made, size = hashlib.sha256(), 0
+def hashed(fd: int, look: Optional[Scrubber] = None) -> Tuple[int, str, str]:
+    """Size and sha256 of an open file, as it is read now, and the name of a secret that it holds."""
+    made, size, held, rest = hashlib.sha256(), 0, "", b""
     while True:
         data = os.read(fd, 1 << 20)
         if not data:
-            return size, made.hexdigest()
+            return size, made.hexdigest(), held
         made.update(data)
         size += len(data)
+        if look is not None and not held:
+            rest += data
+            held = look.holds(rest)
+            rest = rest[look.held(rest) :]
 
 
 class Listing:
     """Walks folders and gathers `files` and `skipped`."""
 
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt = attempt
+    def __init__(self, attempt: Attempt, look: Optional[Scrubber] = None) -> None:
+        self.attempt, self.look = attempt, look
         self.files: List[Json] = []
         self.skipped: List[Json] = []
         self.seen: Set[str] = set()
@@ -63,7 +68,10 @@ class Listing:
 
     def skip(self, path: str, why: str) -> None:
         if self._fits(path):
-            self.skipped.append({"path": shown(path), "why": why})
+            self.skipped.append({"path": self._clean(shown(path)), "why": self._clean(why)})
+
+    def _clean(self, text: str) -> str:
+        return self.look.replaced(text)[0] if self.look is not None else text
 
     def _fits(self, path: str) -> bool:
         """Whether there is room for one more entry; the whole list has to fit in one reply."""
@@ -146,13 +154,18 @@ class Listing:
             return self.skip(path, "more files than can be listed")
         if shown(path) != path or any(ord(c) < 32 for c in path):
             return self.skip(path, "its name is no plain text")
+        if self._clean(path) != path:
+            return self.skip(path, "its name holds the value of a secret")
         fd = os.open(name, FILE, dir_fd=folder)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return self.skip(path, "changed while it was read")
-            size, digest = hashed(fd)
+            # Records are ours and were masked where they stand.
+            size, digest, held = hashed(fd, self.look if role == "output" else None)
         finally:
             os.close(fd)
+        if held:
+            return self.skip(path, "holds the value of secret %s; it stays on its machine" % held)
         self.files.append({"path": path, "bytes": size, "sha256": digest, "role": role})
         return None
 
@@ -162,12 +175,15 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def make(attempt: Attempt, spec: Json) -> Json:
-    """The manifest of a final attempt: `files` and `skipped`. Reads everything once."""
+def make(attempt: Attempt, spec: Json, look: Optional[Scrubber] = None) -> Json:
+    """The manifest of a final attempt: `files` and `skipped`. Reads everything once.
+
+    What `look` finds a secret in is not listed, so that it does not travel.
+    """
     begin, end = logcap.hole(attempt)
-    if end > begin:
+    if end > begin or masking.told(attempt)[0] is False:
         keep(attempt, begin, end)
-    found = Listing(attempt)
+    found = Listing(attempt, look)
     for name, role in RECORDS:
         if attempt.has(stored(attempt, name)):
             found.one(attempt.path, [stored(attempt, name)], name, role)
@@ -198,8 +214,9 @@ def stored(attempt: Attempt, name: str) -> str:
 
 
 def keep(attempt: Attempt, begin: int, end: int) -> None:
-    """Join head and tail of a capped log into one file, with a line that says what is missing."""
-    if attempt.has("log.kept"):
+    """Join head and tail of a capped log into one file, with a line that says what is missing; and so
+    the part of a log that was looked through for secrets, where the rest was not."""
+    if attempt.has("log.kept") or not attempt.has("log"):
         return
     source = os.open(attempt.at("log"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     part = attempt.at(".log.kept.%d" % os.getpid())
@@ -207,11 +224,17 @@ def keep(attempt: Attempt, begin: int, end: int) -> None:
         sink = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             size = os.fstat(source).st_size
-            _copy(source, sink, 0, begin)
-            files.write_all(
-                sink, b"\n[route: %d bytes from offset %d on were not kept]\n" % (end - begin, begin)
-            )
-            _copy(source, sink, end, size)
+            clean = masking.end_of(attempt, size)
+            _copy(source, sink, 0, min(begin, clean))
+            if end > begin:
+                files.write_all(
+                    sink, b"\n[route: %d bytes from offset %d on were not kept]\n" % (end - begin, begin)
+                )
+            _copy(source, sink, end, clean)
+            if clean < size:
+                files.write_all(
+                    sink, b"\n[route: %d more bytes may hold secrets and stay there]\n" % (size - clean)
+                )
             os.fsync(sink)
         finally:
             os.close(sink)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 
-from . import closing, files, forking, inplace, logcap
+from . import closing, files, forking, inplace, logcap, masking
 from .observing import (
     caches,
     compiling,
@@ -115,7 +115,7 @@ def outcome(look: Look) -> Json:
         stage = "launch" if record.get("reason") == "cannot_start" else "steady"
     else:
         stage = "lease"
-    tail = closing.tail(attempt.at("log"))
+    tail = closing.tail(attempt.at("log"), end=masking.end_of(attempt, 2**62))
     return {
         "state": state,
         "stage": stage,
@@ -164,7 +164,14 @@ def log(o: Observed, look: Look) -> Json:
     capped = (
         o.seen(None, "a cap was asked for and cannot be kept: %s" % error) if error else o.seen(end > begin)
     )
-    return {"bytes": o.seen(size), "capped": capped, "dropped_bytes": o.seen(end - begin)}
+    clean, why = masking.told(attempt)
+    return {
+        "bytes": o.seen(size),
+        "capped": capped,
+        "dropped_bytes": o.seen(end - begin),
+        # Whether it was looked through for secrets to its end.
+        "scrubbed": o.seen(clean, why),
+    }
 
 
 def processes(o: Observed, look: Look) -> Json:

@@ -143,7 +143,7 @@ class Server:
     def manifest(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
-        return collecting.manifest(runs.run(self.root, head).need(), self.wire)
+        return collecting.manifest(runs.run(self.root, head).need(), self.wire, head, body)
 
     def fetch(self, head: Json, body: bytes) -> None:
         from . import collecting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import files, follow, forking, machine, names, stage, truth, watcher, wire
+from . import files, follow, forking, machine, masking, names, stage, truth, watcher, wire
 from .runs import Attempt
 from .wire import Fault
 
@@ -48,6 +48,7 @@ def start(run: Run, head: Json, body: bytes) -> Json:
             return found
     spec = run.spec()
     secrets = secret_values(spec, body)
+    masking.hide(secrets)
     stage.renew(run, spec)
     os.makedirs(run.attempts, 0o700, exist_ok=True)
     until, tries = time.monotonic() + PATIENCE, 0
@@ -126,27 +127,33 @@ def permit(run: Run, newest: Optional[Attempt], number: int) -> None:
     os.close(fd)
 
 
+def given(body: bytes) -> Dict[str, Any]:
+    """The secrets that came with a request."""
+    try:
+        found = wire.loads(body) if body else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Fault("BAD_REQUEST", "the secrets are no JSON object", "see docs/protocol.md")
+    return found
+
+
 def secret_values(spec: Json, body: bytes) -> Dict[str, str]:
     """The secrets that came with `start`: exactly those the specification names."""
-    try:
-        given = wire.loads(body) if body else {}
-    except ValueError:
-        raise Fault("BAD_REQUEST", "the secrets are no JSON object", "see docs/protocol.md")
-    if not isinstance(given, dict):
-        raise Fault("BAD_REQUEST", "the secrets are no JSON object", "see docs/protocol.md")
+    found = given(body)
     wanted = spec.get("secrets", [])
-    missing = [name for name in wanted if name not in given]
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise Fault(
             "PREFLIGHT", "missing secret %s" % missing[0], "export %s and start it again" % missing[0]
         )
     for name in wanted:
-        value = given[name]
+        value = found[name]
         if not isinstance(value, str) or "\0" in value:
             raise Fault(
                 "PREFLIGHT", "secret %s is no text that a variable can hold" % name, "look at its value"
             )
-    return {name: given[name] for name in wanted}
+    return {name: found[name] for name in wanted}
 
 
 def cancel(run: Run) -> Json:

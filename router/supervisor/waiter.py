@@ -7,7 +7,20 @@ import select
 import signal
 import time
 
-from . import cgroup, closing, devices, files, forking, inplace, leases, machine, watcher, wire, work
+from . import (
+    cgroup,
+    closing,
+    devices,
+    files,
+    forking,
+    inplace,
+    leases,
+    machine,
+    masking,
+    watcher,
+    wire,
+    work,
+)
 from .forking import traceback
 from .observing import before
 from .wire import Fault
@@ -91,9 +104,12 @@ class Waiter:
             attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         argv = work.command(attempt, self.spec)
-        env = work.environment(attempt, self.spec, self.secrets, self.devices)
+        env = work.environment(attempt, self.spec, {}, self.devices)
         self.note("leased")
         before.look(attempt, self.spec, self.devices, env)
+        env = work.environment(attempt, self.spec, self.secrets, self.devices)
+        masking.secure(self.secrets)
+        masking.begin(attempt, self.secrets)
         me = machine.process(os.getpid())
         started = {
             "schema": "route.started/1",
@@ -115,7 +131,6 @@ class Waiter:
         forget(attempt.at("waiting.json"))
         self.spawn(argv, env, log, told)
         del env
-        self.secrets.clear()
         closing.close(self, self.wait())
 
     def volumes(self, make: bool = False) -> List[Json]:
@@ -262,7 +277,7 @@ class Waiter:
             try:
                 os.close(end)
                 forking.close_others({0, 1, 2, alive})
-                watcher.main(self.attempt, self.spec, alive)
+                watcher.main(self.attempt, self.spec, alive, self.secrets)
             finally:
                 os._exit(0)
         os.close(alive)

@@ -7,7 +7,7 @@ import select
 import signal
 import time
 
-from . import cgroup, ending, files, machine, notice, truth, wire
+from . import cgroup, ending, files, machine, masking, notice, truth, wire
 from .observing import sampling
 
 TYPE_CHECKING = False
@@ -28,8 +28,10 @@ FASTEST = 4e9
 class Watcher:
     """Watches one attempt until it is over. `alive` is a pipe that ends with the waiter, or -1."""
 
-    def __init__(self, attempt: Attempt, spec: Json, alive: int) -> None:
-        self.attempt, self.spec, self.alive = attempt, spec, alive
+    def __init__(self, attempt: Attempt, spec: Json, alive: int, secrets: Dict[str, str]) -> None:
+        self.attempt, self.spec, self.alive, self.secrets = attempt, spec, alive, secrets
+        look = masking.scrubber(secrets)
+        self.masker = masking.Masker(attempt, look) if look is not None else None
         self.executed: Json = attempt.json("exec.json") or {}
         started = attempt.json("started.json") or {}
         self.keeper = int(started.get("waiter", {}).get("pid", 0)) if alive >= 0 else 0
@@ -62,7 +64,7 @@ class Watcher:
         while True:
             now = time.monotonic()
             if self.over():
-                return
+                return self.leave()
             self.obey(now)
             if now >= next_sample:
                 self.sample()
@@ -76,6 +78,9 @@ class Watcher:
                 look = 1.0
             if look is not None:
                 until.append(now + look)
+            look = self.masker.go(log) if self.masker is not None else None
+            if look is not None:
+                until.append(time.monotonic() + look)
             if self.alive < 0 and work < 0:
                 until.append(now + 1.0)
             if folder.fd < 0:
@@ -107,6 +112,11 @@ class Watcher:
         if self.alive >= 0:
             return False
         return truth.final(truth.of(self.attempt))
+
+    def leave(self) -> None:
+        """With the waiter gone it is this process that knows what to look for in what the work left."""
+        if self.alive < 0 and self.masker is not None:
+            masking.finish(self.attempt, self.spec, self.secrets)
 
     def obey(self, now: float) -> None:
         """End the work if somebody asked for that, or if its time is up."""
@@ -177,7 +187,7 @@ def prepare(attempt: Attempt) -> None:
         os.close(fd)
 
 
-def main(attempt: Attempt, spec: Json, alive: int) -> None:
+def main(attempt: Attempt, spec: Json, alive: int, secrets: Optional[Dict[str, str]] = None) -> None:
     """Be the watcher of `attempt`, unless it has one."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -196,7 +206,7 @@ def main(attempt: Attempt, spec: Json, alive: int) -> None:
     except (ImportError, OSError, AttributeError):
         pass
     try:
-        Watcher(attempt, spec, alive).run()
+        Watcher(attempt, spec, alive, secrets or {}).run()
     except BaseException:
         import traceback
 
