@@ -39,6 +39,10 @@ def collect(
     nothing is lost whenever this is cut off. Raises `Unavailable` while the place of a run that is
     not lost cannot be reached.
     """
+    if workload.secrets:
+        from compute_router.secrets import recall
+
+        recall(workload.secrets)
     measured: bytes | None = None
     cost: Cost | None = None
     if backend is not None and handle is not None:

@@ -183,9 +183,10 @@ class NewerStore(StoreError):
 
 
 class CredentialsError(RouteError):
-    """A secret or a login that is needed is missing."""
+    """A secret or a login that is needed is missing. `names` are those of the secrets, where known."""
 
     exit_code = ExitCode.CREDENTIALS
+    names: tuple[str, ...] = ()
 
 
 class Broken(Exception):

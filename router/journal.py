@@ -10,6 +10,7 @@ import msgspec
 
 from compute_router.backend import State, Status
 from compute_router.records import plain
+from compute_router.scrubbing import cleaned
 
 if TYPE_CHECKING:
     from compute_router.registry import Registry
@@ -28,7 +29,7 @@ class Journal:
 
     def tell(self, event: str, **facts: Any) -> None:
         """Something happened: appended to `events.jsonl` first, told after."""
-        line = {"event": event, "run_id": self._run.id, "at_us": time.time_ns() // 1000, **facts}
+        line = {"event": event, "run_id": self._run.id, "at_us": time.time_ns() // 1000, **cleaned(facts)}
         self._run.append_event(line)
         self._registry.notify(self._run.id, line)
         if self._on_event is not None:

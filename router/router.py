@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from compute_router import errors
+from compute_router import errors, scrubbing
 from compute_router.backend import Backend, Handle, Health, State, Status
 from compute_router.durable import held
 from compute_router.journal import Journal, OnEvent
@@ -20,6 +20,7 @@ from compute_router.planning import Plan, ships
 from compute_router.policy import Limits, Outcome
 from compute_router.recording import is_recorded, unstarted
 from compute_router.records import key_run_id, new_run_id
+from compute_router.scrubbing import resolved
 from compute_router.starting import NOTHING_STARTED, Intent, guarded, start
 from compute_router.workload import Workload
 
@@ -55,6 +56,7 @@ class Router:
         start: Path | None = None,
     ) -> None:
         self._home, self._plugins, self._config, self._folder = home, plugins, config, start
+        self.given: dict[str, Mapping[str, str]] = {}  # run id -> secrets, for a start that comes later
 
     @functools.cached_property
     def config(self) -> Config:
@@ -90,6 +92,7 @@ class Router:
 
     def plan(self, workload: Workload, *, policy: str | None = None, limits: Limits | None = None) -> Plan:
         """Gather offers and decide; see `Places.plan`. Writes nothing, starts nothing."""
+        scrubbing.declare(workload.secrets)
         return self.places.plan(workload, policy=policy, limits=limits)
 
     # Submit
@@ -111,19 +114,15 @@ class Router:
         """
         if plan.decision.outcome in (Outcome.REFUSED, Outcome.WARM):
             raise errors.NoPlace(plan.decision.sentence, mend=plan.decision.mend)
-        values = self._secrets(plan.workload) if secrets is None else secrets
+        values = resolved(plan.workload, key, secrets, self.store.notice)
         first = plan.decision.ranked[0]
         self.backend(first.backend, plan.workload).expect(plan.offer(first.backend, first.offer_id))
         snapshot = ships(plan.workload)
         run_id = key_run_id(key) if key else new_run_id()
         run = self.store.create(run_id, plan.workload, key=key or run_id)
+        self.given[run.id] = values
         self._begin(run, plan, values, snapshot, on_event)
         return run
-
-    def _secrets(self, workload: Workload) -> dict[str, str]:
-        from compute_router.secrets import resolve
-
-        return resolve(workload.secrets)
 
     def _start(
         self,
@@ -287,7 +286,7 @@ class Router:
             r for r in plan.decision.ranked if (r.backend, r.offer_id) == (intent.backend, intent.offer_id)
         ]
         plan = dataclasses.replace(plan, decision=msgspec.structs.replace(plan.decision, ranked=tuple(here)))
-        secrets = self._secrets(plan.workload)
+        secrets = resolved(plan.workload, run.key, self.given.get(run.id), self.store.notice)
         with held(run.file("run")):
             handle = run.read("handle", Handle)
             if handle is None or handle.attempt < attempt or status.state is State.COMMITTED:
@@ -373,7 +372,8 @@ class Router:
                 unstarted.close_unstarted(cast("Any", self), run, on_event)
             elif not run.has("handle"):
                 workload = self._workload(run)
-                self._begin(run, None, self._secrets(workload), ships(workload), on_event)
+                secrets = resolved(workload, run.key, self.given.get(run.id), self.store.notice)
+                self._begin(run, None, secrets, ships(workload), on_event)
             self.attach(run, on_log=on_log, on_event=on_event)
         return self.collect(run, on_event=on_event)
 

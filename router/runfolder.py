@@ -17,6 +17,7 @@ from compute_router.errors import Conflict, InputError, NewerStore, StoreError
 from compute_router.home import fault
 from compute_router.records import canonical, encode, plain
 from compute_router.rows import MOST_BYTES, row_of, seen, told
+from compute_router.scrubbing import cleaned
 
 if TYPE_CHECKING:
     from compute_router.chain import Chain
@@ -190,9 +191,10 @@ class RunFolder:
         """
         if name not in NAMES:
             raise InputError(f"{name!r} is no record of a run", mend=f"they are: {', '.join(NAMES)}")
-        data = _encoded(name, value)
+        # A workload was refused if a secret stood in it, and a receipt was made without: its digest stands.
+        fields = plain(value) if name in ("workload", "receipt") else cleaned(plain(value))
+        data = _encoded(name, fields)
         self.store.writable()
-        fields = plain(value)
         try:
             with held(self.path):
                 if name == "receipt":
@@ -232,7 +234,7 @@ class RunFolder:
 
     def append_event(self, line: Mapping[str, Any]) -> None:
         """Add one line to `events.jsonl`. Events are notes beside the truth: not brought to the disk."""
-        data = encode(line)
+        data = encode(cleaned(line))
         try:
             fd = os.open(
                 self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600

@@ -176,7 +176,11 @@ def take(root: Path, *, only: Sequence[Path] | None = None) -> Snapshot:
     for path, reason in listing.skipped:
         taking.skip(path, reason)
     for path in listing.paths:
-        taking.add(path)
+        name = path.rpartition("/")[2]
+        if name == ".env" or name.startswith(".env."):
+            taking.skip(path, "a .env file may hold secrets; `secrets` in the workload gives them to it")
+        else:
+            taking.add(path)
     for path in wanted:
         taking.add(path, follow=True)
     entries = tuple(taking.entries[path] for path in sorted(taking.entries))

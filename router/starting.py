@@ -79,7 +79,9 @@ def guarded(name: str, call: Callable[[], T]) -> T:
         # A Ctrl-C that breaks into a lock can come out as another error with itself behind.
         if isinstance(e.__context__, KeyboardInterrupt):
             raise e.__context__ from None
-        first = (str(e).splitlines() or ["no message"])[0]
+        from compute_router.receipt.redacting import Redactor
+
+        first = Redactor().text((str(e).splitlines() or ["no message"])[0][:500], "error")
         raise errors.PluginError(
             f"backend {name!r} raised {type(e).__name__}: {first}",
             mend="run it again with --debug and show the traceback to the plugin's author",

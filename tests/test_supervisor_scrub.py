@@ -25,7 +25,7 @@ VALUE = "p@ss/wörd +\"q'\\7\U0001f600end"
 
 
 def encoded(value: str) -> Iterator[bytes]:
-    """The value as encoders of this machine write it: raw, base64, for a URL, in JSON, for a shell, in Python."""
+    """The value as this machine writes it: raw, base64, for a URL, in JSON, for a shell, in Python."""
     data = value.encode()
     yield data
     for before in range(3):
@@ -64,7 +64,9 @@ def test_what_a_shell_quotes_is_found(locale: str) -> None:
 
 
 def test_lines_of_a_value_are_found_each_and_wrapped_base64() -> None:
-    key = "-----BEGIN KEY-----\n" + "\n".join(os.urandom(40).hex() for _ in range(9)) + "\n-----END KEY-----\n"
+    key = (
+        "-----BEGIN KEY-----\n" + "\n".join(os.urandom(40).hex() for _ in range(9)) + "\n-----END KEY-----\n"
+    )
     look = Scrubber({"KEY": key})
     for line in key.splitlines():
         assert look.holds(b"> " + line.encode()) == "KEY"

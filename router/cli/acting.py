@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,24 @@ from compute_router.cli.each import each
 from compute_router.cli.options import RUN
 from compute_router.cli.words import size
 
+if TYPE_CHECKING:
+    from compute_router.store import RunFolder
+
 __all__ = ["cancel", "collect", "resume"]
+
+env_file_option = click.option("--env-file", metavar="PATH", help="NAME=VALUE lines to look secrets up in.")
+
+
+def _learn(cli: Cli, run: RunFolder, env_file: str | None) -> None:
+    """Know the secrets that a run declares, from a file."""
+    if env_file is None:
+        return
+    from compute_router.secrets import resolve
+    from compute_router.workload import Workload
+
+    workload = run.read("workload", Workload)
+    if workload is not None:
+        cli.router.given[run.id] = resolve(workload.secrets, env_file=env_file)
 
 
 @verb()
@@ -37,8 +54,9 @@ def cancel(cli: Cli, ids: tuple[str, ...]) -> int:
 @verb()
 @click.argument("id", type=RUN, metavar="ID")
 @click.option("--raw", is_flag=True, help="Leave the log's escape sequences as they are.")
+@env_file_option
 @click.pass_obj
-def resume(cli: Cli, id: str, raw: bool) -> int:
+def resume(cli: Cli, id: str, raw: bool, env_file: str | None) -> int:
     """Go on with a run from wherever it was left, to its receipt. Starts nothing twice.
 
     Shows the log from its beginning and exits like `route run`.
@@ -48,6 +66,7 @@ def resume(cli: Cli, id: str, raw: bool) -> int:
     from compute_router.cli.logtext import LogText
 
     run = cli.folder(id)
+    _learn(cli, run, env_file)
     log = LogText(cli.out, raw=raw)
     stages = Stages(cli, log)
     stages.name(run.id)
@@ -64,8 +83,9 @@ def resume(cli: Cli, id: str, raw: bool) -> int:
 
 @verb()
 @click.argument("ids", nargs=-1, required=True, type=RUN, metavar="ID...")
+@env_file_option
 @click.pass_obj
-def collect(cli: Cli, ids: tuple[str, ...]) -> int:
+def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
     """Bring back final runs' outputs and write their receipts.
 
     Repeatable: what is there is not fetched again.
@@ -73,6 +93,7 @@ def collect(cli: Cli, ids: tuple[str, ...]) -> int:
 
     def bring(ref: str) -> dict[str, Any]:
         run = cli.folder(ref)
+        _learn(cli, run, env_file)
         receipt = cli.router.collect(run)
         outputs = run.path / "outputs"
         files = [p for p in outputs.rglob("*") if p.is_file()] if outputs.is_dir() else []

@@ -235,7 +235,10 @@ def start(args: Sequence[str]) -> int:
     except Exception as e:
         if debug:
             _traceback()
-        first = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}".rstrip(": ")
+        from compute_router.receipt.redacting import Redactor
+
+        said = Redactor().text((str(e).splitlines() or [""])[0][:500], "error")
+        first = f"{type(e).__name__}: {said}".rstrip(": ")
         if cli.plugin_verb:
             out.failed("PLUGIN_ERROR", f"{cli.plugin_verb} of a plugin failed: {first}", mend=_AGAIN)
         else:
@@ -272,4 +275,6 @@ def _usage(error: click.ClickException) -> tuple[str, str]:
 def _traceback() -> None:
     import traceback
 
-    traceback.print_exc()
+    from compute_router.scrubbing import clean
+
+    sys.stderr.write(clean(traceback.format_exc()))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from compute_router.cli.words import one_line, visible
 from compute_router.errors import InputError
+from compute_router.scrubbing import clean, clean_bytes, cleaned
 
 if TYPE_CHECKING:
     from compute_router.cli.busy import Busy
@@ -157,14 +158,14 @@ class Output:
     def _put(self, text: str) -> None:
         self.calm()
         with written():
-            sys.stdout.write(text)
+            sys.stdout.write(clean(text))
 
     def bytes(self, data: bytes) -> None:
         """Bytes to stdout as they are, at once."""
         self.calm()
         with written():
             sys.stdout.flush()
-            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.write(clean_bytes(data))
             sys.stdout.buffer.flush()
 
     def text(self, text: str) -> None:
@@ -180,7 +181,7 @@ class Output:
     def _say(self, text: str) -> None:
         self.calm()
         try:
-            sys.stderr.write(text)
+            sys.stderr.write(clean(text))
             sys.stderr.flush()
         except OSError:
             # The terminal is gone: nobody is left to tell.
@@ -266,7 +267,7 @@ class Output:
         import json
 
         # ASCII escapes: a consumer's encoding cannot spoil it, nor a name reach its terminal raw.
-        self._put(json.dumps(data, default=str, separators=(",", ":")) + "\n")
+        self._put(json.dumps(cleaned(data), default=str, separators=(",", ":")) + "\n")
         self.flush()
 
 

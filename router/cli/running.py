@@ -149,31 +149,18 @@ def secret_values(workload: Workload, env_file: str | None) -> dict[str, str] | 
     """The secrets looked up in `env_file` first; None leaves the look-up to the core."""
     if env_file is None:
         return None
-    import os
-
     from compute_router.errors import InputError
+    from compute_router.planning import ships
     from compute_router.secrets import resolve
 
-    found: dict[str, str] = {}
-    try:
-        text = Path(env_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"the env file {env_file} cannot be read: {e}", mend="check --env-file") from e
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip().removeprefix("export ").strip()
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip().isidentifier():
-            # The line is not shown: it may be a secret that only lacks its name.
-            raise InputError(
-                "not of the form NAME=VALUE", mend="write NAME=VALUE", file=env_file, line=number
-            )
-        value = value.strip()
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        found[name.strip()] = value
-    return resolve(workload.secrets, environ={**os.environ, **found})
+    path, root = Path(env_file).resolve(), Path(workload.entry.root).resolve()
+    found = resolve(workload.secrets, env_file=env_file)
+    if path.is_relative_to(root) and str(path.relative_to(root)) in {e.path for e in ships(workload).entries}:
+        raise InputError(
+            f"the env file {env_file} would be sent along with the work's own files",
+            mend="name it in .routeignore, or call it .env",
+        )
+    return found
 
 
 def go(

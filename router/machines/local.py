@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compute_router import scrubbing
 from compute_router.errors import Broken, Unavailable
 from compute_router.machines.contract import Machine
 
@@ -93,7 +94,8 @@ def open_command(
 
 
 def _environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "ROUTE_HOME"}
+    # A secret goes to the work that declares it, by another way than through everything between.
+    return {n: value for n, value in scrubbing.hidden(os.environ).items() if n != "ROUTE_HOME"}
 
 
 def _nameless() -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from compute_router.errors import (
     Broken,
     Conflict,
+    CredentialsError,
     HandleLost,
     PreflightFailed,
     Rejected,
@@ -340,6 +341,7 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "BAD_REQUEST": (Rejected, "update compute-router"),
     "BAD_ROOT": (Rejected, "set the backend's root to a folder that can be written"),
     "NETWORK_ROOT": (Rejected, "set the backend's root to a folder on a disk of the machine itself"),
+    "SECRETS": (CredentialsError, ""),
     "ELSEWHERE": (Rejected, "ask the machine the run was started on"),
 }
 
@@ -363,7 +365,11 @@ def refusal(machine: str, op: str, error: object) -> RouteError:
         return HandleLost(f"{machine} knows no such run", mend="route ps shows those of this store")
     if code in _REFUSED:
         kind, mend = _REFUSED[code]
-        return kind(text, mend=str(table.get("mend") or mend))
+        made = kind(text, mend=str(table.get("mend") or mend))
+        names = table.get("names")
+        if isinstance(made, CredentialsError) and isinstance(names, list):
+            made.names = tuple(name for name in names if isinstance(name, str))
+        return made
     if op == "start":  # whatever went wrong there, it may have started
         return SubmitUnknown(f"{text} [{code}]", mend="route status asks again")
     return (Rejected if op == "hello" else Unavailable)(f"{text} [{code}]", mend=mend)

@@ -13,6 +13,7 @@ from compute_router.receipt.applying import absent
 from compute_router.receipt.facts import (
     MOST_TEXT,
     at_path,
+    leaves,
     misfit,
     missing,
     not_applicable,
@@ -101,6 +102,8 @@ class Context:
         self._follow(found)
         for path, fact in judged(self.kind, self.measured, found, self.at).items():
             put(found, path, fact)
+        for path, fact in list(leaves(found)):
+            put(found, path, redactor.data(fact, path))
         put(found, "redactions", seen(redactor.told(), "derived", self.at))
         return found
 

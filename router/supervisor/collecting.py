@@ -41,6 +41,11 @@ def settled(run: Run, stream: Wire, head: Json, body: bytes = b"") -> Attempt:
     attempt = finished(run)
     secrets = starting.given(body)
     if not attempt.has("done.json"):
+        # A watcher that has outlived its waiter knows the secrets, and does this with them.
+        while masking.read(attempt) is not None and files.held(attempt.at("watch.lock")):
+            if not stream.listening():
+                raise Gone("while it waited")
+            time.sleep(0.02)
         # The waiter holds this while it writes them; it is free at once if there is no waiter.
         fd = -1
         while fd < 0:
@@ -49,10 +54,6 @@ def settled(run: Run, stream: Wire, head: Json, body: bytes = b"") -> Attempt:
                 raise Gone("while it waited")
         try:
             if not attempt.has("done.json"):
-                while files.held(attempt.at("watch.lock")) and masking.pending(attempt):
-                    if not stream.listening():
-                        raise Gone("while it waited")
-                    time.sleep(0.02)
                 spec = run.spec()
                 wanted = [name for name in spec.get("secrets", []) if name not in secrets]
                 if masking.read(attempt) is not None and wanted and head.get("unmasked") is not True:

@@ -33,7 +33,7 @@ PAUSE = 0.005
 """Seconds between two looks at a log that grows all the time."""
 LIVE = 0.1
 """Seconds for which the last bytes of a log are held back that may be the beginning of a secret."""
-RECORDS = ("metrics.jsonl",)
+RECORDS = ("metrics.jsonl", "inside.jsonl")
 WITHHELD = "withheld."
 GONE = "the secrets' values were gone with their waiter, and nobody gave them again"
 

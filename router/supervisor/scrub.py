@@ -174,6 +174,10 @@ class Scrubber:
                 made.setdefault(tuple(pieces), Form(name, pieces))
         self.forms = sorted(made.values(), key=lambda form: (-form.longest, form.name))
         self.longest = max((form.longest for form in self.forms), default=0)
+        self._by_first: Dict[int, List[Form]] = {}
+        for form in self.forms:
+            for byte in {way[0] for way in form.first}:
+                self._by_first.setdefault(byte, []).append(form)
 
     def spans(self, data: bytes) -> List[Span]:
         """Where a form stands: from, to, the secret's name. They may overlap."""
@@ -225,10 +229,8 @@ class Scrubber:
         """From where on the end of `data` may be the beginning of a form; its length if nowhere."""
         size = len(data)
         for start in range(max(0, size - self.longest), size):
-            byte = data[start : start + 1]
-            for form in self.forms:
-                begins = size - start < form.longest and any(way.startswith(byte) for way in form.first)
-                if begins and form.cut(data, start):
+            for form in self._by_first.get(data[start], ()):
+                if size - start < form.longest and form.cut(data, start):
                     return start
         return size
 

@@ -115,8 +115,14 @@ class Watcher:
 
     def leave(self) -> None:
         """With the waiter gone it is this process that knows what to look for in what the work left."""
-        if self.alive < 0 and self.masker is not None:
-            masking.finish(self.attempt, self.spec, self.secrets)
+        if self.alive >= 0 or self.masker is None:
+            return
+        from . import closing
+
+        lock = files.lock(self.attempt.at("sup.lock"), patience=10.0)
+        if lock >= 0:
+            closing.settle(self.attempt, self.spec, {}, self.secrets)
+            os.close(lock)
 
     def obey(self, now: float) -> None:
         """End the work if somebody asked for that, or if its time is up."""
