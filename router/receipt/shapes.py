@@ -21,7 +21,7 @@ OMITTED = {"generic-api-key"}
 """Judges by entropy alone, which a digest has as well."""
 OURS: tuple[tuple[str, str], ...] = (
     ("huggingface", r"\bhf_[A-Za-z0-9]{20,}"),
-    ("modal", r"\ba[ks]-[A-Za-z0-9]{20,}"),
+    ("ak_as", r"\ba[ks]-[A-Za-z0-9]{20,}"),
     ("github", r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
     ("openai", r"\bsk-[\w-]{20,}"),
     ("google", r"\bAIza[\w-]{30,}|\bya29\.[\w-]{20,}"),
