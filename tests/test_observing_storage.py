@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sysfs_trees import PCI, Tree
 
+from compute_router.supervisor import cgroup
 from compute_router.supervisor.observing import mounted, transfer
 
 AZURE = "devices/LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00"
@@ -470,3 +472,13 @@ def test_this_machine_says_something_of_every_mount() -> None:
     for point in places.mounts:
         found = places._look(places.mounts[point])
         assert (found["class"] is None) == bool(found["why"]), point
+
+
+def test_the_count_of_a_group(tmp_path: Path) -> None:
+    """As cgroup v2 writes it; the groups of the machine itself need not count."""
+    (tmp_path / "io.stat").write_text(
+        "259:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n8:0 \n253:1 rbytes=x wbytes=1\n"
+    )
+    attempt: Any = None
+    assert cgroup.io(attempt, str(tmp_path)) == {"259:0": [4096, 8192]}
+    assert cgroup.io(attempt, str(tmp_path / "none")) is None

@@ -77,7 +77,11 @@ def test_a_volume_that_the_work_removes_is_not_committed(place: Place) -> None:
 def test_every_role_is_told_with_what_was_read_and_written(place: Place, tmp_path: Path) -> None:
     tmp = tmp_path / "tmp"
     tmp.mkdir()
-    script = "head -c 3000000 /dev/zero > $ROUTE_VOLUME_DATA/f; sync $ROUTE_VOLUME_DATA/f"
+    # It goes on until the watcher has taken a sample, which it does not of what is over at once.
+    script = (
+        "head -c 3000000 /dev/zero > $ROUTE_VOLUME_DATA/f; sync $ROUTE_VOLUME_DATA/f; "
+        "while ! test -s ${ROUTE_METRICS%/*}/samples.jsonl; do sleep 0.02; done"
+    )
     block = measured(place, script, {"data": "d"}, env={"TMPDIR": str(tmp)})
     roles = by_role(block["storage"])
     assert set(roles) == {"root", "checkpoints", "data", "tmp"}
