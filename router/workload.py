@@ -203,6 +203,7 @@ class Workload(Record, frozen=True, kw_only=True):
     dependencies: tuple[str, ...] = ()
     requires_python: str | None = None
     python: str | None = None
+    import_probes: tuple[str, ...] = ()
     image: str | None = None
     package_index: str | None = None
     price_limit: str | None = None

@@ -50,7 +50,10 @@ def measurements(**more: Any) -> dict[str, Any]:
         ],
         "cache": [seen({"kind": "inductor", "hits": 3, "misses": 0, "verdict": "hit"}, "workload")],
         "kernel": seen(None),
-        "env": {"stack": {"python": seen("3.11.7"), "torch": seen("2.13.0")}},
+        "env": {
+            "stack": {"python": seen("3.11.7"), "torch": seen("2.13.0")},
+            "allow": seen({"NCCL_DEBUG": "INFO"}),
+        },
         "steady": {
             "warmup_steps_discarded": seen(1, "workload"),
             "n_steps": seen(9, "workload"),

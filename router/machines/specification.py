@@ -70,6 +70,7 @@ def specification(
         "argv": argv,
         "python": interpreter.python,
         "environment": {"source": interpreter.source, "lock_sha256": interpreter.lock_sha256},
+        "import_probes": list(workload.import_probes),
         "cwd": entry.cwd,
         "tree": [plain(item) for item in submission.snapshot.entries],
         "env": dict(workload.env),

@@ -251,6 +251,14 @@ _ALL = (
         v.python,
     ),
     Key(
+        "import_probes",
+        "list of strings",
+        "[]",
+        '["flash_attn", "apex"]',
+        "modules that are imported before the work starts, to record whether and in which version they load",
+        v.items(v.module),
+    ),
+    Key(
         "image",
         "string",
         "none",

@@ -24,6 +24,7 @@ __all__ = [
     "items",
     "join",
     "label",
+    "module",
     "mount",
     "near",
     "plain_json",
@@ -269,6 +270,14 @@ def python(value: Any) -> str:
     said = is_text(value, mend=mend)
     if said != "current" and not re.fullmatch(r"/[^\x00-\x1f]*[^/\x00-\x1f]", said):
         raise Wrong(f"{_cut(said)} is no interpreter", mend)
+    return said
+
+
+def module(value: Any) -> str:
+    """The name of a Python module, as in an import."""
+    said = is_text(value, mend="put it in quotes")
+    if not said.isascii() or len(said) > 200 or not all(part.isidentifier() for part in said.split(".")):
+        raise Wrong(f"{_cut(said)} is no name of a module", 'write it as in an import: "flash_attn"')
     return said
 
 

@@ -57,6 +57,9 @@ ABSENT: tuple[Absent, ...] = (
     Absent(("promotion.*",), {"promotes": ("no",)}, "a run of this kind promotes nothing"),
     Absent(("image.digest", "timing.image_us", "timing.boot_us"), NO_IMAGE, "this surface starts no image"),
     Absent(("lock_sha256",), {"dependencies": ("no",)}, "no dependencies are listed"),
+    Absent(
+        ("env.stack", "env.dists_sha256", "env.differs"), {"entry": ("command",)}, "a plain command", True
+    ),
     Absent(("workload.entry_sha256",), {"entry": ("command",)}, "a plain command"),
     Absent(("workload.imported_sha256",), {"entry": ("command", "program")}, "a plain command"),
     Absent(("workload.tree_sha256",), {"mode": ("recorded",)}, "nothing ships: it ran where it stood"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,10 +30,6 @@ from compute_router.workload import Framework, Kind, Workload
 
 __all__ = ["Context"]
 
-ALLOWED_ENV = (
-    *("NCCL_*", "TORCH*", "CUDA_*", "XLA_*", "JAX_*", "TRITON_*", "OMP_*", "PYTORCH_*", "PJRT_*"),
-    *("MKL_*", "LD_LIBRARY_PATH"),
-)
 # The names under which kinds declare what the receipt has under another.
 DECLARED = {
     "data": "data.id",
@@ -203,8 +198,6 @@ class Context:
         say("startup.requested", needs.warmth.value, "requested")
         primary = w.metrics.primary or getattr(self.kind, "primary", None)
         say("metrics.primary", primary, "requested")
-        allowed = {n: v for n, v in w.env.items() if any(fnmatch.fnmatchcase(n, p) for p in ALLOWED_ENV)}
-        say("env.allow", {n: redactor.text(v, "env.allow") for n, v in allowed.items()}, "requested")
         say("caveats", [redactor.text(c, "caveats") for c in self.caveats], "derived")
         ranks = at_path(self.measured, "launch.ranks")
         if needs.framework is Framework.NONE or 1 in (ranks, at_path(ranks, "v")):

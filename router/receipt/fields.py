@@ -111,7 +111,7 @@ compile.cache_hits  | int  | obs | I | measured | ow |  | programs taken from a 
 
 kernel.requested    | text | decl | W | context | rw |  | kernel asked for
 kernel.observed     | text | obs | K | measured | ow |  | kernel really dispatched
-kernel.probe        | texts | obs | I | measured | ow |  | results of import probes
+kernel.probe        | texts | obs | I | measured | ow |  | results of import probes @env.probes
 
 startup.requested   | enum:warmth | decl | W | context | r |  | the start state the claim needs
 startup.class       | enum:startup | obs | K | measured | o |  | the state in which the start found its place
@@ -119,11 +119,14 @@ cache               | list:cache | obs | K | measured | ow |  | caches: kind, st
 storage             | list:storage | obs | K | measured | o |  | where roles lay: role to class makes the key
 volumes             | list:volumes | obs | W | measured | o |  | what became of volumes; uncommitted outputs refuse
 
-env.allow           | map  | obs | K | context | ro |  | variables that move numerics or speed, by an allow-list of names
+env.allow           | map  | obs | K | measured | o |  | variables that move numerics or speed, by an allow-list of names
 env.fp              | map  | obs | W | measured | o |  | fingerprints of the other variables
 env.stack           | map  | obs | K | measured | o |  | versions: python, torch, cuda, nccl, triton, ...
 image.digest        | text | obs | W | measured | o |  | digest of the container image
-lock_sha256         | hex  | obs | W | measured | o |  | digest of the locked environment
+lock_sha256         | hex  | obs | W | measured | o |  | digest of the locked environment; its text is kept as `route-lock.txt` @env.lock_sha256
+env.source          | text | obs | I | measured | o |  | where the Python came from: built or reused by its lock, current, path, machine
+env.dists_sha256    | hex  | obs | W | measured | o |  | digest of all distributions installed beside it
+env.differs         | texts | obs | W | measured | o |  | where what was loaded is not what is installed
 
 timing.submit_us    | int  | obs | I | context | o | us | client: from the intent to the backend's answer
 timing.queue_us     | int  | obs | I | measured | o | us | waiting for the place

@@ -93,6 +93,8 @@ def _hardware(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: boo
 def _stack(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: bool) -> Fact:
     """The versions that were seen; None of them if the framework's own was not."""
     listed = at_path(measured, field.of)
+    if isinstance(listed, Mapping) and "v" in listed:
+        return _fact(field, listed, at)
     if not isinstance(listed, Mapping):
         return unobserved()
     known, whys, when, src = {}, [], at, "observed"

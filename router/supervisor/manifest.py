@@ -24,7 +24,12 @@ MOST_BYTES = 12 << 20
 MOST_DEPTH = 100
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-RECORDS = (("log", "log"), ("metrics.jsonl", "metrics"), ("samples.jsonl", "samples"))
+RECORDS = (
+    ("log", "log"),
+    ("metrics.jsonl", "metrics"),
+    ("samples.jsonl", "samples"),
+    ("route-lock.txt", "lock"),
+)
 
 
 def open_below(base: str, parts: List[str], flags: int) -> int:

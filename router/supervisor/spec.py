@@ -14,7 +14,7 @@ FAMILIES = ("cpu", "gpu")
 FRAMEWORKS = ("torch", "xla", "any", "none")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
 grace_us log_cap_bytes outputs volumes cache_key cache_parts framework launcher devices leases metrics
-observe in_place environment"""
+observe in_place environment import_probes"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -136,6 +136,9 @@ def _check(spec: Any, run_id: str) -> None:
     metrics = _need(spec.get("metrics", {}), dict, "metrics")
     names.whole(metrics.get("discard_steps", 1), "metrics.discard_steps", 0, 10**9)
     inplace.check(spec)
+    for name in _need(spec.get("import_probes", []), list, "import_probes"):
+        if not all(part.isidentifier() for part in names.text(name, "an import probe").split(".")):
+            raise Fault("BAD_SPEC", "%.60r is no name of a module" % name)
     environment = _need(spec.get("environment", {}), dict, "environment")
     names.text(environment.get("source", "machine"), "environment.source")
     if environment.get("lock_sha256") is not None:

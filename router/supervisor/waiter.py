@@ -107,6 +107,15 @@ class Waiter:
         env = work.environment(attempt, self.spec, {}, self.devices)
         self.note("leased")
         before.look(attempt, self.spec, self.devices, env)
+        if self.spec.get("import_probes"):
+            from .observing import probes
+
+            told.say("starting")  # importing takes longer than a client waits for an answer
+            probes.run(attempt, self.spec, env)
+            self.note("probed")
+            if attempt.has("cancel.json"):
+                attempt.finish("cancelled", "cancel", "cancelled before it started")
+                return
         env = work.environment(attempt, self.spec, self.secrets, self.devices)
         masking.secure(self.secrets)
         masking.begin(attempt, self.secrets)
