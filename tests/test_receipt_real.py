@@ -12,7 +12,8 @@ from compute_router.receipt import verify
 from compute_router.receipt.facts import at_path, missing, value
 from compute_router.receipt.summary import lines
 from compute_router.records import encode
-from compute_router.workload import Entry, Workload
+from compute_router.supervisor.observing.mounted import Places
+from compute_router.workload import Entry, Role, Workload
 
 WORK = """
 import os, sys, time
@@ -71,3 +72,34 @@ def test_a_run_ends_in_a_whole_receipt(
     assert router.store.check_chain() == []
     (folder.path / "outputs" / "result.txt").write_text("43")
     assert [p.code for p in verify(folder.path)] == ["ARTIFACT"]
+
+
+def test_two_runs_that_share_volumes_tell_where_they_lay_and_what_became_of_them(tmp_path: Path) -> None:
+    """Through the client: the classes are those of the disks here, and the listings join up."""
+    (tmp_path / "src").mkdir()
+    work = "import os\nopen(os.environ['ROUTE_VOLUME_DATA'] + '/' + str(os.getpid()), 'w').write('x')\n"
+    (tmp_path / "src" / "work.py").write_text(work)
+    entry = Entry(root=str(tmp_path / "src"), script="work.py")
+    router = Router(tmp_path / "home", plugins=False)
+    volumes = {Role.DATA: "/data", Role.COMPILE_CACHE: "/cache"}
+    made = Workload(name="shares", entry=entry, kind="train", python=sys.executable, volumes=volumes)
+    first, second = (run(made, router=router) for _ in range(2))
+    here = Places().of(str(tmp_path / "home"))
+    told = [{i["role"]: i for i in value(receipt["context"], "volumes")} for receipt in (first, second)]
+    assert [t["data"]["event"] for t in told] == [["created"], ["reused"]]
+    assert told[0]["data"]["manifest_after"] == told[1]["data"]["manifest_before"]
+    assert told[1]["data"]["manifest_after"] != told[1]["data"]["manifest_before"], "it has grown"
+    assert [t["data"]["committed"] for t in told] == [True, True]
+    storage = {i["role"]: i for i in value(second["context"], "storage")}
+    assert set(storage) == {"root", "checkpoints", "data", "compile-cache", "tmp"}
+    for role in ("root", "data", "compile-cache"):
+        assert (storage[role]["class"], storage[role]["fs"]) == (here["class"], here["fs"])
+        assert storage[role]["told"] == (here["why"] or here["told"])
+        assert storage[role]["free_bytes_start"] > 0
+    keys = [receipt["comparability"]["fields"]["storage"] for receipt in (first, second)]
+    if here["class"] is None:
+        assert keys[0] != keys[1], "what is not seen equals nothing"
+    else:
+        assert keys[0] == keys[1] == [["compile-cache", here["class"]], ["data", here["class"]]]
+    assert router.store.check_chain() == []
+    assert [verify(encode(receipt)) for receipt in (first, second)] == [[], []]
