@@ -59,11 +59,12 @@ def _untagged(data: dict[str, Any]) -> Offer | NoOffer:
     return msgspec.convert(rest, Offer) if data["type"] == "offer" else msgspec.convert(rest, NoOffer)
 
 
-def ships(workload: Workload) -> Snapshot:
-    """What ships with `workload`: its root, and whatever an ignore rule says the file it runs."""
+def ships(workload: Workload, home: Path | None = None, *, keep: bool = True) -> Snapshot:
+    """What ships with `workload`: its root, and whatever an ignore rule says the file it runs. `home` and
+    `keep` are those of `snapshot.take`."""
     from compute_router.snapshot import take
 
     entry = workload.entry
     # A script is named below the root, the words of a command from where it starts.
     named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
-    return take(Path(entry.root), only=[Path(name) for name in named])
+    return take(Path(entry.root), only=[Path(name) for name in named], home=home, keep=keep)

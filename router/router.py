@@ -117,7 +117,7 @@ class Router:
         values = resolved(plan.workload, key, secrets, self.store.notice)
         first = plan.decision.ranked[0]
         self.backend(first.backend, plan.workload).expect(plan.offer(first.backend, first.offer_id))
-        snapshot = ships(plan.workload)
+        snapshot = ships(plan.workload, self.store.home)
         run_id = key_run_id(key) if key else new_run_id()
         run = self.store.create(run_id, plan.workload, key=key or run_id)
         self.given[run.id] = values
@@ -273,7 +273,7 @@ class Router:
         if is_recorded(run):
             return unstarted.end_committed(cast("Any", self), run, status)
         plan, intent = self._planned(run), run.read("intent", Intent)
-        snapshot = ships(plan.workload)
+        snapshot = ships(plan.workload, self.store.home)
         if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
             if status.state.final:
                 return False
@@ -373,7 +373,7 @@ class Router:
             elif not run.has("handle"):
                 workload = self._workload(run)
                 secrets = resolved(workload, run.key, self.given.get(run.id), self.store.notice)
-                self._begin(run, None, secrets, ships(workload), on_event)
+                self._begin(run, None, secrets, ships(workload, self.store.home), on_event)
             self.attach(run, on_log=on_log, on_event=on_event)
         return self.collect(run, on_event=on_event)
 

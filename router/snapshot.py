@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from compute_router.errors import InputError
 from compute_router.gitfacts import Git, Listing, NoGit, list_git
+from compute_router.hashes import Hashes
 from compute_router.ignoring import Ignoring
 from compute_router.records import Record, digest, plain
 
@@ -144,13 +145,18 @@ class Snapshot:
         )
 
 
-def take(root: Path, *, only: Sequence[Path] | None = None) -> Snapshot:
+def take(
+    root: Path, *, only: Sequence[Path] | None = None, home: Path | None = None, keep: bool = True
+) -> Snapshot:
     """Take a snapshot of what lies below `root`.
 
     `only` are the files the work cannot do without (the script): they ship whatever an ignore
     rule says, and they are all that ships where `root` is `/`, a home folder or the folder for
     temporary files, which never ship whole. Names in `only` that are absolute or no file below
     `root` are passed over.
+
+    With `home` (the router's own folder) files that were read before and are unchanged are not read
+    again, and with `keep` what was read is remembered there.
 
     Raises `InputError` if `root` is no folder, or holds more than `MOST_FILES` files or
     `MOST_BYTES` bytes. Reads only; may be repeated.
@@ -160,7 +166,7 @@ def take(root: Path, *, only: Sequence[Path] | None = None) -> Snapshot:
         raise InputError(f"{root} is no folder", mend="name a folder that exists")
     wanted = [name for path in only or () if (name := _below(root, path))]
     why = _never_whole(root)
-    taking = _Taking(root)
+    taking = _Taking(root, None if home is None else Hashes(home, root))
     git: Git | None = None
     if why:
         listing = Listing(note=f"{root} is {why}: only {', '.join(wanted) or 'nothing'} ships")
@@ -183,6 +189,8 @@ def take(root: Path, *, only: Sequence[Path] | None = None) -> Snapshot:
             taking.add(path)
     for path in wanted:
         taking.add(path, follow=True)
+    if taking.hashes is not None and keep:
+        taking.hashes.save()
     entries = tuple(taking.entries[path] for path in sorted(taking.entries))
     if listing.changes is not None:
         git = listing.changes.facts({entry.path: entry for entry in entries})
@@ -225,8 +233,9 @@ def _below(root: Path, path: Path) -> str:
 class _Taking:
     """A snapshot in the making: looks at one path at a time, hashes it or says why not."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hashes: Hashes | None) -> None:
         self.root = root
+        self.hashes = hashes
         self.base = str(root)
         self.entries: dict[str, FileEntry | LinkEntry] = {}
         self.sources: dict[str, tuple[str, int]] = {}
@@ -292,11 +301,13 @@ class _Taking:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         where = f"{self.base}/{path}"
         # Looked at before it is opened: opening a device can do things, and a FIFO could hang.
-        mode = (os.stat(where) if follow else os.lstat(where)).st_mode
-        if not stat.S_ISREG(mode):
-            if not stat.S_ISDIR(mode):
-                self.skip(path, _special(mode))
+        before = os.stat(where) if follow else os.lstat(where)
+        if not stat.S_ISREG(before.st_mode):
+            if not stat.S_ISDIR(before.st_mode):
+                self.skip(path, _special(before.st_mode))
             return None
+        if self.hashes is not None and (known := self.hashes.of(path, before)):
+            return self._entry(path, known, before.st_size, before.st_mode)
         handle = os.open(where, flags)
         try:
             found = os.fstat(handle)
@@ -309,14 +320,17 @@ class _Taking:
             while piece := os.read(handle, CHUNK):
                 seen.update(piece)
                 size += len(piece)
+            if self.hashes is not None:
+                self.hashes.add(path, found, os.fstat(handle), seen.hexdigest())
         finally:
             os.close(handle)
-        sha256 = seen.hexdigest()
-        mode = 0o755 if found.st_mode & stat.S_IXUSR else 0o644
+        return self._entry(path, seen.hexdigest(), size, found.st_mode)
+
+    def _entry(self, path: str, sha256: str, size: int, bits: int) -> None:
+        mode = 0o755 if bits & stat.S_IXUSR else 0o644
         self.entries[path] = FileEntry(path=path, sha256=sha256, bytes=size, mode=mode)
         self.sources.setdefault(sha256, (path, size))
         self.bytes += size
-        return None
 
     def too_much(self, what: str, paths: Sequence[str]) -> InputError:
         """The error that names the topmost thing that weighs most: that is what to leave out."""

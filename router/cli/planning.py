@@ -112,7 +112,7 @@ def dry(cli: Cli, made: Plan) -> int:
     """What `run` would do: the plan, and the files that would ship."""
     from compute_router.planning import ships
 
-    snapshot = ships(made.workload)
+    snapshot = ships(made.workload, cli.router.store.home, keep=False)
     show(cli, made)
     out = cli.out
     out.line()
