@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -166,6 +165,11 @@ class LocalBackend(MachineBackend):
             error = (probe.get("devices") or {}).get("error")
             if isinstance(error, dict):
                 return [self._no("driver", str(error.get("what")), str(error.get("mend")))]
+            sick = [device for device in _listed(probe) if device.get("sick")]
+            if sick:
+                _, reason, _ = _missing(needs.accelerator, devices)
+                named = "; ".join(str(device["sick"]) for device in sick[:8])
+                return [self._no("sick_gpu", f"{reason}; {named}", str(sick[0].get("mend")))]
             return [self._no(*_missing(needs.accelerator, devices))]
         return [self._offer(workload, hardware, probe) for hardware in dict.fromkeys(found)]
 
@@ -307,25 +311,26 @@ def _gpu_tool() -> str | None:
     return shutil.which("nvidia-smi")
 
 
+def _listed(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return (probe.get("devices") or {}).get("list") or []
+
+
 def _devices(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The GPUs in a reply to `probe`, each with `uuid`, `name` and `memory_bytes`."""
-    listed = (probe.get("devices") or {}).get("list") or []
-    return [device for device in listed if {"uuid", "name"} <= device.keys()]
+    """The GPUs in a reply to `probe` that may be used, each with `uuid`, `name`, `sku` and `memory_bytes`."""
+    whole = [device for device in _listed(probe) if device.get("uuid") and device.get("name")]
+    return [device for device in whole if not device.get("sick")]
 
 
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^A-Z0-9]+", name.upper()) if word]
-
-
-def _sku(name: str) -> str:
-    """What a driver's name is called in a workload: `NVIDIA H200` is H200, `... RTX 4090` is RTX-4090."""
-    words = [word for word in _words(name) if word not in ("NVIDIA", "TESLA", "GEFORCE", "QUADRO")]
-    return "-".join(words[:2] if words[:1] in (["RTX"], ["GTX"]) else words[:1])
+def _sku(device: Mapping[str, Any]) -> str:
+    """What a GPU is called in a workload: `NVIDIA H200` is H200, `... RTX 4090` is RTX-4090."""
+    return str(device.get("sku") or device["name"])
 
 
 def _fitting(sku: str, devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The devices whose name has every word of `sku`."""
-    return [device for device in devices if set(_words(sku)) <= set(_words(device["name"]))]
+    """The devices that are such a GPU: by the rule that the machine starts runs by."""
+    from compute_router.supervisor.observing.skus import same
+
+    return [device for device in devices if same(sku, device.get("full") or _sku(device)) == "exact"]
 
 
 def _match(wanted: Accelerator, devices: Sequence[Mapping[str, Any]]) -> Hardware | None:
@@ -335,7 +340,7 @@ def _match(wanted: Accelerator, devices: Sequence[Mapping[str, Any]]) -> Hardwar
         return cpu
     if wanted.family == "tpu":
         return None
-    skus = sorted({_sku(device["name"]) for device in devices}) if wanted.family == "any" else [wanted.sku]
+    skus = sorted({_sku(device) for device in devices}) if wanted.family == "any" else [wanted.sku]
     for sku in skus:
         same = _fitting(sku, devices)
         if len(same) >= wanted.count > 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compute_router.supervisor.observing.skus import judge
 from compute_router.workload import Check
 
 __all__ = [
@@ -208,15 +209,19 @@ def observed_hw(measured: Any) -> Check:
         return recorded
     if _family(measured) == "cpu":
         return Check(name=name, ok=True, why=NOT_APPLICABLE)
-    asked = [look(measured, "hw", "requested", key)[0] for key in ("sku", "count")]
+    asked = {key: look(measured, "hw", "requested", key)[0] for key in ("family", "sku", "count")}
     seen, whys = zip(*(look(measured, "hw", "observed", key) for key in ("sku", "count")), strict=True)
     if None in seen:
         return Check(name=name, ok=None, why=next(filter(None, whys), "it was not observed"))
     others, _ = look(measured, "hw", "requested", "substitutes")
-    declared = [str(other) for other in others] if isinstance(others, (list, tuple)) else []
-    if list(seen) == asked or f"{seen[0]}:{seen[1]}" in declared:
+    declared = [str(other).partition(":") for other in others] if isinstance(others, (list, tuple)) else []
+    listed = [
+        {"sku": sku, "count": int(count) if count.isdigit() else asked["count"]} for sku, _, count in declared
+    ]
+    if judge(asked, listed, *seen) in ("exact", "declared"):
         return Check(name=name, ok=True)
-    return Check(name=name, ok=False, why=f"asked {asked[0]}:{asked[1]}, found {seen[0]}:{seen[1]}")
+    why = f"asked {asked['sku']}:{asked['count']}, found {seen[0]}:{seen[1]}"
+    return Check(name=name, ok=False, why=why)
 
 
 def kernel_truth(measured: Any) -> Check:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from boards import element, printed, tool
 from peers import submission, workload
 
 from compute_router.backend import CacheState, NoOffer, Offer, Power, StartClass, Surface
@@ -45,18 +46,13 @@ def only(backend: LocalBackend, folder: Path, **fields: Any) -> Offer | NoOffer:
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A driver's tool that says two H200 and one RTX 4090 are here."""
-    tool = tmp_path / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text(
-        '#!/bin/sh\ncase "$*" in *compute-apps*) exit 0;; esac\n'
-        "echo 'GPU-aaaa, NVIDIA H200, 143771'\necho 'GPU-bbbb, NVIDIA H200, 143771'\n"
-        "echo 'GPU-cccc, NVIDIA GeForce RTX 4090, 24564'\n"
-    )
-    tool.chmod(0o755)
+    boards = (("GPU-aaaa", "H200-SXM"), ("GPU-bbbb", "H200-SXM"), ("GPU-cccc", "RTX-4090"))
+    env = tool(tmp_path, printed(*(element(sku, i, uuid=one) for i, (one, sku) in enumerate(boards))))
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "leases").mkdir()
     monkeypatch.setenv("ROUTE_LEASE_DIR", str(tmp_path / "leases"))
-    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
-    return tool
+    return tmp_path / "tools" / "nvidia-smi"
 
 
 def test_a_plain_script_gets_the_processors(local: LocalBackend, folder: Path) -> None:

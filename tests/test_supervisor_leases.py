@@ -8,8 +8,10 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from boards import element, printed, process, tool, topology
 from supervisor_driver import Fault, Place, holders, kill, shell
 
 
@@ -190,24 +192,16 @@ def test_the_lease_folder_serves_every_user(place: Place, tmp_path: Path) -> Non
         assert tricked.status(other)["state"] == "committed"
 
 
-SMI = """#!/bin/sh
-{hang}
-case "$*" in
-*query-gpu*) printf '%s' '{gpus}' ;;
-*compute-apps*) cat {apps} 2>/dev/null ;;
-esac
-exit {code}
-"""
-TWO = "GPU-aaaa, NVIDIA H200, 143771\nGPU-bbbb, NVIDIA H200, 143771\n"
+A, B = "GPU-aaaa", "GPU-bbbb"
 
 
-def fake(tmp_path: Path, gpus: str = TWO, hang: str = "", code: int = 0) -> dict[str, str]:
-    folder = tmp_path / "tools"
-    folder.mkdir(exist_ok=True)
-    tool = folder / "nvidia-smi"
-    tool.write_text(SMI.format(gpus=gpus, hang=hang, code=code, apps=tmp_path / "apps"))
-    tool.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+def fake(
+    tmp_path: Path, *pairs: tuple[str, str], text: str | None = None, pids: str = "", **more: Any
+) -> dict[str, str]:
+    """A driver's tool that tells of these GPUs (two H200 unless others are named)."""
+    listed = pairs or ((A, "H200-SXM"), (B, "H200-SXM"))
+    rows = [element(sku, i, uuid=one, processes=pids if not i else "") for i, (one, sku) in enumerate(listed)]
+    return tool(tmp_path, printed(*rows) if text is None else text, topology(len(rows)), **more)
 
 
 def gpus(count: int, sku: str = "H200", substitutes: tuple[str, ...] = ()) -> dict[str, object]:
@@ -239,13 +233,12 @@ def test_devices_are_leased_by_uuid(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_foreign_process_on_a_device_is_told(place: Place, tmp_path: Path) -> None:
-    (tmp_path / "apps").write_text("GPU-aaaa, 4242\n")
-    link = place.link(env=fake(tmp_path))
+    link = place.link(env=fake(tmp_path, pids=process(4242)))
     run_id = place.submit(link, shell("true", devices=gpus(2)))
     with pytest.raises(Fault, match=r"FOREIGN.*4242"):
         link.start(run_id)
     assert link.ask("probe")["leases"] == []
-    (tmp_path / "apps").write_text("")
+    fake(tmp_path)
     link.start(run_id)
     assert link.follow(run_id)[0]["state"] == "succeeded"
 
@@ -253,10 +246,9 @@ def test_a_foreign_process_on_a_device_is_told(place: Place, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("what", "match"),
     [
-        ({"gpus": "rubbish\n"}, "cannot read"),
-        ({"code": 9}, "fails"),
-        ({"gpus": "GPU-aaaa, NVIDIA H100, 81559\n"}, "asked for 2 x H200"),
-        ({"hang": "sleep 60"}, "hangs"),
+        ({"text": "rubbish\n"}, "cannot read"),
+        ({"text": "failed", "code": 9}, "fails"),
+        ({"hang": True}, "hangs"),
         ({}, ""),
     ],
 )
@@ -265,7 +257,7 @@ def test_a_tool_that_lies_or_hangs_is_a_preflight_error(
 ) -> None:
     env = fake(tmp_path, **what)  # type: ignore[arg-type]
     if not what:
-        env, match = {"PATH": str(tmp_path)}, "no nvidia-smi"
+        env, match = {"PATH": str(tmp_path), "ROUTE_NVML": "none"}, "no nvidia-smi"
     link = place.link(env=env)
     run_id = place.submit(link, shell("true", devices=gpus(2)))
     with pytest.raises(Fault, match=f"PREFLIGHT.*{match}") as told:
@@ -275,7 +267,7 @@ def test_a_tool_that_lies_or_hangs_is_a_preflight_error(
 
 
 def test_a_substitute_will_do(place: Place, tmp_path: Path) -> None:
-    link = place.link(env=fake(tmp_path, "GPU-cccc, NVIDIA H100 80GB HBM3, 81559\n"))
+    link = place.link(env=fake(tmp_path, ("GPU-cccc", "H100-SXM-80GB")))
     run_id = place.submit(link, shell("echo $CUDA_VISIBLE_DEVICES", devices=gpus(1, substitutes=("H100",))))
     link.start(run_id)
     assert link.follow(run_id)[1] == b"GPU-cccc\n"

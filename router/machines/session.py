@@ -331,6 +331,8 @@ class Resend(Unavailable):
 _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "BUSY": (Unavailable, "--wait 30m waits for it"),
     "FOREIGN": (Unavailable, "end that process, or use another place"),
+    "HW_MISMATCH": (Unavailable, "ask for what is there, name a substitute, or use another place"),
+    "SICK_GPU": (Unavailable, "mend that GPU, or use another place"),
     "NOT_COMMITTED": (Unavailable, "run it again"),
     "BLOBS_MISSING": (Resend, "run it again: what arrived is kept"),
     "CONFLICT": (Conflict, "use another --key"),

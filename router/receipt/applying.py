@@ -31,13 +31,17 @@ ABSENT: tuple[Absent, ...] = (
             *("hw.observed.uuid", "hw.observed.cc", "hw.observed.driver", "hw.observed.topology"),
             *("hw.observed.power_limit_w", "hw.observed.clock_sm_mhz", "hw.observed.throttle_reasons"),
             *("hw.observed.mig", "hw.observed.ecc", "hw.observed.temp_c_max", "hw.observed.cotenants"),
+            *("hw.observed.form_factor", "hw.observed.cuda_driver", "hw.observed.errors"),
             *("mem.peak_alloc_bytes", "mem.peak_reserved"),
         ),
         {"family": ("cpu",)},
         "no accelerator was asked for",
     ),
     Absent(
-        ("hw.observed.cc", "hw.observed.mig", "hw.observed.ecc", "hw.observed.throttle_reasons"),
+        (
+            *("hw.observed.cc", "hw.observed.mig", "hw.observed.ecc", "hw.observed.throttle_reasons"),
+            *("hw.observed.form_factor", "hw.observed.cuda_driver"),
+        ),
         {"family": ("tpu",)},
         "this hardware has none",
     ),

@@ -75,6 +75,11 @@ def _hardware(receipt: Mapping[str, Any], *, fallback: bool) -> str:
     return found if found not in (None, "exact", "declared", "cpu_fallback") else ""
 
 
+def _hardware_errors(receipt: Mapping[str, Any]) -> str:
+    found = value(receipt.get("context"), "hw.observed.errors")
+    return "; ".join(str(said) for said in found) if isinstance(found, list) else ""
+
+
 def _peak(receipt: Mapping[str, Any]) -> str:
     facts = [at_path(receipt.get("context"), f"mem.{n}") for n in ("peak_alloc_bytes", "host_rss_peak")]
     first = next((fact for fact in facts if missing(fact) != "not_applicable"), None)
@@ -155,6 +160,7 @@ RULES: tuple[Rule, ...] = (
         lambda r: str(r["purpose"]) if r.get("purpose") in ("smoke", "bringup") else "",
     ),
     Rule("HW_NOT_AS_REQUESTED", "exploratory", "hardware: {}", lambda r: _hardware(r, fallback=False)),
+    Rule("HW_ERRORS", "anecdote", "the hardware failed while it ran: {}", _hardware_errors),
     Rule("CHECK_UNOBSERVED", "exploratory", "checks not observed: {}", lambda r: _checks(r, False)),
     Rule("KEY_UNOBSERVED", "exploratory", "not observed: {}", _unseen_keys),
     Rule("SELF_REPORTED", "exploratory", "reported by the work alone, without {} seen by us", _self_told),

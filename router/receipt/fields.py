@@ -76,12 +76,14 @@ hw.requested.class  | text | decl | W | context | r |  | accelerator asked for
 hw.requested.count  | int  | decl | W | context | r |  | how many on each node
 hw.requested.mem_gib | int | decl | W | context | r | GiB | memory asked for
 hw.requested.topology | text | decl | W | context | r |  | wiring asked for
-hw.observed.sku     | text | obs | K | measured | o |  | model of the accelerator; of the CPU where none was asked for
+hw.observed.sku     | text | obs | K | measured | o |  | model, form and memory of the accelerator; the model of the CPU where none was asked for
 hw.observed.count   | int  | obs | K | measured | o |  | accelerators the work could see; CPUs where none was asked for
 hw.observed.uuid    | texts | obs | W | measured | o |  | ids of the accelerators
 hw.observed.mem_bytes | int | obs | W | measured | o | bytes | memory of one accelerator; of the machine where none was asked for
 hw.observed.cc      | text | obs | W | measured | o |  | compute capability
+hw.observed.form_factor | text | obs | I | measured | o |  | SXM, PCIE or NVL; part of the model too
 hw.observed.driver  | text | obs | W | measured | o |  | driver version
+hw.observed.cuda_driver | text | obs | W | measured | o |  | newest CUDA the driver runs
 hw.observed.topology | text | obs | K | measured | o |  | how the accelerators are wired
 hw.observed.power_limit_w | int | obs | K | measured | o | W | power limit
 hw.observed.clock_sm_mhz | json | obs | W | measured | o | MHz | `p50` and `min` over the steady window
@@ -90,6 +92,9 @@ hw.observed.mig     | text | obs | K | measured | o |  | whether and how the acc
 hw.observed.ecc     | text | obs | W | measured | o |  | error correction mode
 hw.observed.temp_c_max | int | obs | W | measured | o | C | highest temperature
 hw.observed.cotenants | int | obs | W | measured | o |  | processes of others on the same accelerators; > 0 refuses throughput
+hw.observed.errors  | texts | obs | W | measured | o |  | what went wrong with the accelerators while the work ran
+hw.observed.cpu_milli | int | obs | W | measured | o |  | processor time the work may use, in thousandths of a processor
+hw.observed.governor | text | obs | W | measured | o |  | what sets the clocks of the CPU
 hw.match            | enum:match | der | W | context | d |  | observed against requested; refused unless `exact` or `declared`
 
 coupling            | enum:coupling | decl | K | context | r |  | how tightly the parts move together

@@ -1,112 +1,139 @@
-"""GPUs of this machine by UUID, as nvidia-smi tells; a tool that hangs or lies is an error with a mend."""
+"""Which GPUs a run may have: those that are what was asked for, are well, and are used by nobody else."""
 
 from __future__ import annotations
 
+from . import leases
+from .observing import gpus, skus
 from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List
+    from typing import Any, Dict, List, Optional, Tuple
 
     Json = Dict[str, Any]
 
-DEADLINE = 5.0
 PREFIX = "device."
-_UUID = frozenset("0123456789abcdefABCDEFGPUMIGgpumig-/_")
 
 
-def ask(*arguments: str) -> List[List[str]]:
-    """The rows that nvidia-smi prints as CSV. Raises `Fault` PREFLIGHT within five seconds."""
-    import subprocess
-
+def seen() -> Json:
+    """Every GPU of this machine and its state. Raises `Fault` PREFLIGHT if nothing answers in time."""
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments, "--format=csv,noheader,nounits"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=DEADLINE,
-        )
-    except FileNotFoundError:
-        raise Fault("PREFLIGHT", "there is no nvidia-smi here", "install the driver, or ask for `cpu`")
-    except subprocess.TimeoutExpired:
-        raise Fault(
-            "PREFLIGHT", "nvidia-smi hangs for %d seconds" % DEADLINE, "look at `dmesg` for Xid errors"
-        )
-    except OSError as e:
-        raise Fault("PREFLIGHT", "nvidia-smi cannot be run: %s" % e.strerror, "mend the driver")
-    text = done.stdout.decode("utf-8", "replace")
-    if done.returncode:
-        raise Fault(
-            "PREFLIGHT", "nvidia-smi fails: %s" % text.strip()[:200], "mend the driver, then run nvidia-smi"
-        )
-    return [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+        return gpus.look()
+    except gpus.NoAnswer as e:
+        raise Fault("PREFLIGHT", str(e), e.mend)
 
 
 def listing() -> List[Json]:
-    """`uuid`, `name` and memory of every GPU, in the tool's order."""
-    found = []
-    for row in ask("--query-gpu=uuid,name,memory.total"):
-        good = (
-            len(row) == 3
-            and row[0].startswith(("GPU-", "MIG-"))
-            and _UUID.issuperset(row[0])
-            and row[2].isdigit()
+    """Every GPU for an offer: `uuid`, `name`, `memory_bytes`, what to ask for as `sku`, all that is known
+    of it as `full`, and as `sick` what is wrong with it.
+
+    One that does not even tell its UUID stands there too: a machine that lost one says so.
+    """
+    found = seen()
+    rows = []
+    for gpu in found["gpus"]:
+        wrong = gpus.sick(gpu)
+        rows.append(
+            {
+                **{name: gpu.get(name) for name in ("index", "uuid", "name", "memory_bytes")},
+                "sku": skus.short(gpu["sku"]),
+                "full": gpu["sku"],
+                "sick": wrong[0] if wrong else None,
+                "mend": wrong[1] if wrong else None,
+            }
         )
-        if not good:
-            raise Fault(
-                "PREFLIGHT", "nvidia-smi prints what we cannot read: %.80r" % ",".join(row), "mend the driver"
-            )
-        found.append({"uuid": row[0], "name": row[1], "memory_bytes": int(row[2]) * 1024 * 1024})
-    return found
+    known = {gpu.get("bus") for gpu in found["gpus"]}
+    for bus in found.get("missing", ()):
+        if bus not in known:
+            rows.append(dict.fromkeys(("index", "uuid", "name", "memory_bytes", "sku", "full")))
+            rows[-1].update(sick="the GPU at %s does not answer" % bus, mend="restart the machine")
+    return rows
 
 
-def _is(name: str, sku: str) -> bool:
-    """Whether the tool's name (`NVIDIA H200`, `NVIDIA A100-SXM4-80GB`) is of this SKU."""
-    import re
+def choices(asked: Json, found: Json) -> List[str]:
+    """Lease names of the devices that would do, of those in `found` (see `seen`).
 
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", name.upper()) if word]
-    return all(part in words for part in re.split(r"[^A-Za-z0-9]+", sku.upper()) if part)
-
-
-def choices(asked: Json) -> List[str]:
-    """Lease names of the devices that would do. Raises `Fault` PREFLIGHT if there are too few."""
+    Raises `Fault`: SICK_GPU if there would be enough but for sick or missing ones, else HW_MISMATCH.
+    """
     count, sku = int(asked.get("count") or 0), str(asked.get("sku") or "")
-    found = listing()
     wanted = asked.get("uuids")
+    here = [gpu for gpu in found["gpus"] if gpu.get("uuid")]
     if wanted:
-        here = {gpu["uuid"] for gpu in found}
+        by = {gpu["uuid"]: gpu for gpu in here}
         for uuid in wanted:
-            if uuid not in here:
+            if uuid not in by:
                 raise Fault("PREFLIGHT", "there is no device %s here" % uuid, "run nvidia-smi -L")
-        good = list(wanted)
+        fitting = [by[uuid] for uuid in wanted]
     else:
-        skus = [sku, *(asked.get("substitutes") or [])] if sku else []
-        good = []
-        for one in skus or [""]:
-            good = [gpu["uuid"] for gpu in found if not one or _is(gpu["name"], one)]
-            if len(good) >= max(1, count):
+        names = [sku, *(asked.get("substitutes") or [])] if sku else [""]
+        fitting = []
+        for one in names:
+            fitting = [gpu for gpu in here if not one or skus.same(one, gpu["sku"]) == "exact"]
+            if len([gpu for gpu in fitting if not gpus.sick(gpu)]) >= max(1, count):
                 break
-    if len(good) < count:
-        names = ", ".join(sorted({gpu["name"] for gpu in found})) or "none"
-        raise Fault(
-            "PREFLIGHT",
-            "asked for %d x %s, here are %d (%s)" % (count, sku or "any GPU", len(good), names),
-            "ask for what is here, or name a substitute",
-        )
-    return [PREFIX + uuid.replace("/", "_") for uuid in good]
+    good = [gpu for gpu in fitting if not gpus.sick(gpu)]
+    if len(good) < max(1, count):
+        raise _too_few(asked, found, fitting, len(good))
+    return [PREFIX + gpu["uuid"].replace("/", "_") for gpu in good]
+
+
+def _too_few(asked: Json, found: Json, fitting: List[Json], good: int) -> Fault:
+    count, sku = int(asked.get("count") or 0), str(asked.get("sku") or "")
+    what = "asked for %d x %s, here are %d" % (count, sku or "any GPU", good)
+    ill: List[Tuple[str, str]] = [wrong for gpu in found["gpus"] for wrong in [gpus.sick(gpu)] if wrong]
+    for bus in found.get("missing", ()):
+        if bus not in {gpu.get("bus") for gpu in found["gpus"]}:
+            ill.append(("the GPU at %s does not answer" % bus, "restart the machine, or use another place"))
+    if ill and (len(fitting) >= count or good + len(ill) >= count):
+        return Fault("SICK_GPU", "%s: %s" % (what, "; ".join(said for said, _ in ill[:8])), ill[0][1])
+    names = [gpu["sku"] for gpu in found["gpus"] if gpu.get("name")]
+    match = skus.judge(dict(asked, family="gpu"), (), skus.several(names) if names else "cpu", len(names))
+    got = ", ".join(sorted(set(names))) or "none"
+    return Fault(
+        "HW_MISMATCH",
+        "%s (%s): %s" % (what, got, skus.MEANS.get(match, match)),
+        "ask for what is here, or name a substitute",
+    )
 
 
 def uuid_of(name: str) -> str:
     return name[len(PREFIX) :]
 
 
-def foreign(uuids: List[str]) -> List[int]:
-    """Processes that compute on these devices: we hold their leases, so they are none of ours."""
-    if not uuids:
-        return []
-    found = []
-    for row in ask("--query-compute-apps=gpu_uuid,pid"):
-        if len(row) == 2 and row[0] in uuids and row[1].isdigit():
-            found.append(int(row[1]))
-    return found
+def foreign(uuids: List[str], found: Json) -> Optional[str]:
+    """Who else uses these devices, as a sentence; None if nobody is known to.
+
+    We hold their leases, so that whatever computes on them now is none of ours.
+    """
+    for gpu in found["gpus"]:
+        if gpu.get("uuid") in uuids and gpus.foreign(gpu):
+            pids = gpu.get("processes") or ()
+            if pids:
+                who = "process %s, which is none of ours" % ", ".join(str(pid) for pid in pids[:8])
+                return "%s is used by %s" % (gpus.called(gpu), who)
+            used = int(gpu["memory_used_bytes"]) >> 20
+            return "%s is used by somebody whom we cannot see: %d MiB are taken" % (gpus.called(gpu), used)
+    return None
+
+
+def take(asked: Json, mark: Json, found: Json) -> Tuple[List[str], List[int], Optional[Json]]:
+    """Lease as many devices as were asked for, of those that nobody uses: names and descriptors, or who is
+    in the way. Raises `Fault` as `choices` does."""
+    count = int(asked.get("count") or 0)
+    free = choices(asked, found)
+    used = ""
+    while len(free) >= count:
+        got, fds, blocked = leases.take_some(free, count, mark)
+        if blocked is not None:
+            return [], [], blocked
+        if not foreign([uuid_of(name) for name in got], found):
+            return got, fds, None
+        # Seen before they were ours: it may have been a run of ours that has ended since.
+        found = seen()
+        mine = {name: foreign([uuid_of(name)], found) for name in got}
+        if not any(mine.values()):
+            return got, fds, None
+        leases.release(fds)
+        used = next(said for said in mine.values() if said)
+        free = [name for name in free if not mine.get(name)]
+    return [], [], {"lease": "device", "run_id": None, "foreign": used}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from . import files, leases, machine, names, stamps
-from .observing import hardware
+from .observing import hardware, tpus
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ def probe(root: str, head: Json) -> Json:
     return {
         "host": host,
         "devices": gpus(),
+        "tpus": tpus.look(),
         "leases": held(),
         "caches": {key: stamped(root, key) for key in keys},
     }

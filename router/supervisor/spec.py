@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Set
 
 MOST_FILES = 200_000
-FAMILIES = ("cpu", "gpu")
+FAMILIES = ("cpu", "gpu", "tpu")
 FRAMEWORKS = ("torch", "xla", "any", "none")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
 grace_us log_cap_bytes outputs volumes cache_key cache_parts framework launcher devices leases metrics

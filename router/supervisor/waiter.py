@@ -7,20 +7,7 @@ import select
 import signal
 import time
 
-from . import (
-    cgroup,
-    closing,
-    devices,
-    files,
-    forking,
-    inplace,
-    leases,
-    machine,
-    masking,
-    watcher,
-    wire,
-    work,
-)
+from . import cgroup, closing, files, forking, inplace, leases, machine, masking, watcher, wire, work
 from .forking import traceback
 from .observing import before
 from .wire import Fault
@@ -174,8 +161,12 @@ class Waiter:
                 self.devices = self._visible()
             return True
         wanted = [*self.spec.get("leases", ())]
+        found: Optional[Json] = None
         if self.spec.get("devices", {}).get("family") == "gpu":
-            wanted += devices.choices(self.spec["devices"])
+            from . import devices
+
+            found = devices.seen()
+            wanted += devices.choices(self.spec["devices"], found)
         if not wanted:
             return True
         me = machine.process(os.getpid())
@@ -190,7 +181,8 @@ class Waiter:
         try:
             while True:
                 front = leases.ahead(wanted, place.name if place else "~")
-                holder = self._try(wanted, mark) if not front else dict(front[0], lease="queue")
+                holder = self._try(mark, found) if not front else dict(front[0], lease="queue")
+                found = None
                 if holder is None:
                     return True
                 now = time.monotonic()
@@ -220,33 +212,35 @@ class Waiter:
                 place.leave()
 
     def _visible(self) -> List[str]:
+        from . import devices
+
         try:
-            return inplace.visible(os.environ, [gpu["uuid"] for gpu in devices.listing()])
+            return inplace.visible(os.environ, [gpu["uuid"] for gpu in devices.listing() if gpu["uuid"]])
         except Fault:
             traceback()
             return []
 
-    def _try(self, wanted: List[str], mark: Json) -> Optional[Json]:
-        """One try for all leases; None when they are ours, else who is in the way."""
+    def _try(self, mark: Json, found: Optional[Json]) -> Optional[Json]:
+        """One try for all leases; None when they are ours, else who is in the way. `found` is what
+        was just seen of the GPUs, or None to look now."""
         named = list(self.spec.get("leases", ()))
         fds, blocked = leases.take(named, mark)
         if blocked is not None:
             return blocked
-        asked = self.spec.get("devices", {})
-        if asked.get("family") == "gpu":
-            free = devices.choices(asked)
-            got, more, blocked = leases.take_some(free, int(asked.get("count") or 0), mark)
+        if self.spec.get("devices", {}).get("family") == "gpu":
+            from . import devices
+
+            try:
+                got, more, blocked = devices.take(self.spec["devices"], mark, found or devices.seen())
+            except Fault:
+                leases.release(fds)
+                raise
             if blocked is not None:
                 leases.release(fds)
                 return blocked
             fds += more
             self.devices = [devices.uuid_of(name) for name in got]
             named += got
-            foreign = devices.foreign(self.devices)
-            if foreign:
-                leases.release(fds)
-                self.devices = []
-                return {"lease": "device", "run_id": None, "foreign": foreign}
         self.fds, self.names = fds, named
         return None
 
@@ -375,7 +369,7 @@ def forget(path: str) -> None:
 def describe(holder: Json) -> str:
     """Who is in the way, as a sentence."""
     if holder.get("foreign"):
-        return "a device is used by process %s, which is none of ours" % holder["foreign"][0]
+        return str(holder["foreign"])
     name = holder.get("lease")
     if not holder.get("run_id"):
         return "the lease %s is held" % name

@@ -12,7 +12,7 @@ from .observing import sampling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, List, Optional
 
     from .runs import Attempt
 
@@ -54,7 +54,8 @@ class Watcher:
         log = notice.watch([])
         poll = select.poll()
         work = machine.pidfd(int(self.executed.get("pid") or 0), int(self.executed.get("start") or 0))
-        for fd in (self.wake, folder.fd, log.fd, self.alive, work if self.alive < 0 else -1):
+        gauges = self.sampler.fd
+        for fd in (self.wake, folder.fd, log.fd, gauges, self.alive, work if self.alive < 0 else -1):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         if self.alive >= 0:
@@ -98,6 +99,11 @@ class Watcher:
                         poll.register(work, select.POLLIN)
                 elif fd == folder.fd or fd == log.fd:
                     (folder if fd == folder.fd else log).drain()
+                elif fd == gauges:
+                    self.keep(self.sampler.late())
+                    if self.sampler.fd < 0:
+                        poll.unregister(fd)
+                        gauges = -1
                 elif fd == self.wake:
                     try:
                         os.read(fd, 512)
@@ -146,12 +152,19 @@ class Watcher:
         try:
             line = self.sampler.sample()
             files.write_hint(self.attempt.at("heartbeat.json"), wire.dumps(line))
+            self.keep([line])
+        except (OSError, ValueError):
+            pass
+
+    def keep(self, lines: List[Json]) -> None:
+        """Append to the samples, as long as they are not too many."""
+        try:
             fd = os.open(
                 self.attempt.at("samples.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
             try:
-                if os.fstat(fd).st_size < 64 << 20:
-                    os.write(fd, wire.dumps(line) + b"\n")
+                if lines and os.fstat(fd).st_size < 64 << 20:
+                    os.write(fd, b"".join(wire.dumps(line) + b"\n" for line in lines))
             finally:
                 os.close(fd)
         except OSError:
@@ -211,12 +224,16 @@ def main(attempt: Attempt, spec: Json, alive: int, secrets: Optional[Dict[str, s
         ctypes.CDLL(None).prctl(15, b"route-watcher", 0, 0, 0)
     except (ImportError, OSError, AttributeError):
         pass
+    made: Optional[Watcher] = None
     try:
-        Watcher(attempt, spec, alive, secrets or {}).run()
+        made = Watcher(attempt, spec, alive, secrets or {})
+        made.run()
     except BaseException:
         import traceback
 
         traceback.print_exc()
+    if made is not None:
+        made.sampler.close()
     os.close(lock)
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 LATER = "the supervisor does not observe this yet"
 
 
+def at_root(root: str, path: str) -> str:
+    """`path` below another root than this machine's: a recorded one."""
+    return path if root == "/" else root.rstrip("/") + path
+
+
 class Observed:
     """Makes observed fields; `at` is when the block was made unless it is known better."""
 
