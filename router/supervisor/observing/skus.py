@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ORDER = ("T4", "L4", "A10", "A10G", "L40", "L40S", "A100", "H100", "H200", "B200", "B300")
 """From less to more, for saying whether another model is better or worse; no ranking of speed."""
-USUAL = dict.fromkeys(("A100", "H100", "H200", "H800", "B200", "B300"), "SXM")
+USUAL: Dict[str, str] = dict.fromkeys(("A100", "H100", "H200", "H800", "B200", "B300"), "SXM")
 """The form that is meant where a class is asked for by name alone. Others come in one form."""
 _PCI = """
 SXM   20b0 20b2 2324 2329 2330 2335 2901 1db1 1db5
