@@ -49,8 +49,16 @@ def interpreter(workload: Workload, envs: Path) -> Interpreter:
         return Interpreter(python=os.path.abspath(found), stack=stack_of(found), source="path")
     if not workload.dependencies or workload.python == "current":
         _check_version(workload, platform.python_version(), "the client's Python")
-        return Interpreter(python=sys.executable, stack=stack_of(sys.executable), source="current")
+        return Interpreter(python=_own(), stack=stack_of(sys.executable), source="current")
     return _built(workload, envs)
+
+
+def _own() -> str:
+    """The interpreter of this process under one name, however it was called (`../env/bin/python`): it
+    stands in the specification, and the same key from another process must give the same one. Its last
+    part stays as it is: in an environment that is a link."""
+    folder, name = os.path.split(sys.executable)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def known(workload: Workload, envs: Path) -> Interpreter | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -93,10 +94,19 @@ def test_requires_python_that_cannot_be_read() -> None:
         satisfies("3.11.7", "three")
 
 
+def test_the_clients_own_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was called, it is the same in the specification, and the same key is no conflict."""
+    folder, name = os.path.split(sys.executable)
+    straight = interpreter(workload(), tmp_path).python
+    monkeypatch.setattr(sys, "executable", f"{folder}/../{os.path.basename(folder)}/{name}")
+    assert interpreter(workload(), tmp_path).python == straight
+
+
 def test_none_listed_is_the_clients_own(tmp_path: Path) -> None:
     for fields in ({}, {"python": "current"}, {"python": "current", "dependencies": ("x",)}):
         found = interpreter(workload(**fields), tmp_path)
-        assert found.python == sys.executable
+        assert os.path.samefile(found.python, sys.executable)
+        assert os.path.basename(found.python) == os.path.basename(sys.executable)
         assert found.stack["python"] == f"3.{sys.version_info.minor}"
     with pytest.raises(PreflightFailed, match=r"the client's Python is .* needs Python >=9"):
         interpreter(workload(requires_python=">=9"), tmp_path)

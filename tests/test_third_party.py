@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-EXAMPLES = {"queue": ("backend", "third_party_backend"), "relay": ("machine", "third_party_machine")}
+EXAMPLES = {"metered": "third_party_backend", "queue": "third_party_queue", "relay": "third_party_machine"}
+WRITTEN = {"queue": "backend", "relay": "machine"}
 WORK = (
     "# /// script\n# [tool.route]\n# outputs = ['results/']\n# ///\n"
     "import os, pathlib, sys\n"
@@ -80,7 +81,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place
 
     def get(name: str) -> Place:
         if name not in made:
-            made[name] = environment(tmp_path_factory.mktemp(name), TOP / "examples" / EXAMPLES[name][1])
+            made[name] = environment(tmp_path_factory.mktemp(name), TOP / "examples" / EXAMPLES[name])
         return made[name]
 
     return get
@@ -138,14 +139,14 @@ def test_a_machine_behind_a_shell_runs_work(installed: Callable[[str], Place], f
     assert (folder.parent / "there" / "runs").is_dir()
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_an_example_is_what_the_skeleton_is(name: str) -> None:
     """`route plugins new queue --kind backend` writes the example, byte for byte."""
     from compute_router.cli.plugging import written
 
-    kind, folder = EXAMPLES[name]
-    there = {p.name: p.read_text() for p in (TOP / "examples" / folder).iterdir() if p.is_file()}
-    assert there == written(name, kind)
+    folder = TOP / "examples" / EXAMPLES[name]
+    there = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+    assert there == written(name, WRITTEN[name])
 
 
 @pytest.mark.slow
