@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from boards import element, printed, tool
+from boards import element, lost, printed, tool
 from peers import submission, workload
 
 from compute_router.backend import CacheState, NoOffer, Offer, Power, StartClass, Surface
@@ -148,6 +148,21 @@ def test_leased_gpus_make_it_busy(local: LocalBackend, folder: Path, gpus: Path)
     assert both.busy
     assert both.estimates.queue is None
     local.cancel(first)
+
+
+def test_a_sick_gpu_makes_no_offer(local: LocalBackend, folder: Path, gpus: Path, tmp_path: Path) -> None:
+    """It is named where it is missed, and passed over where there are enough without it."""
+    rows = [element("H200-SXM", 0), element("H200-SXM", 1, failure="Yes")]
+    tool(tmp_path, printed(*rows) + lost(7))
+    refusal = only(local, folder, needs=asks("H200:2"))
+    assert isinstance(refusal, NoOffer)
+    assert refusal.code == "sick_gpu"
+    assert "could not replace a broken row" in refusal.reason
+    assert "is lost" in refusal.reason
+    assert refusal.mend
+    offer = only(local, folder, needs=asks("H200"))
+    assert isinstance(offer, Offer)
+    assert offer.capacity == 1
 
 
 def test_a_driver_that_fails_is_no_offer(local: LocalBackend, folder: Path, gpus: Path) -> None:
