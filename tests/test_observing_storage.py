@@ -365,6 +365,8 @@ def test_a_container(tree: Tree) -> None:
     volume = places.of("/volume")
     assert (volume["class"], volume["counters"], volume["disks"]) == ("network_block", ["259:1"], ["259:0"])
     assert part.name == "nvme0n1p1"
+    tree.mount("/", "overlay", "overlay", "0:56", "rw", "rw,lowerdir=/l,upperdir=/anywhere/u,workdir=/w")
+    assert tree.places().of("/")["class"] == "container_ephemeral", "whoever made it"
 
 
 def test_a_sandbox_without_sysfs(tmp_path: Path) -> None:
