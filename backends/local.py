@@ -89,6 +89,27 @@ class LocalBackend(MachineBackend):
 
         return interpreter(workload, self.root / "envs")
 
+    def environment(self, workload: Workload) -> Mapping[str, Any] | None:
+        if workload.python is not None or not workload.dependencies:
+            return super().environment(workload)
+        from compute_router.environment import known
+
+        found = known(workload, self.root / "envs")
+        many = len(workload.dependencies)
+        listed = f"{many} {'dependency' if many == 1 else 'dependencies'}"
+        if found is None:
+            sentence = f"would be built by uv from {listed}"
+        else:
+            # What is newest by now is only known to the index, which is asked at the start.
+            sentence = f"lock {found.lock_sha256 or ''}"[:17] + f", built before from {listed}; used again"
+            sentence += " unless the index has something newer"
+        return {
+            "source": "uv",
+            "python": found.python if found else None,
+            "lock_sha256": found.lock_sha256 if found else None,
+            "sentence": sentence,
+        }
+
     def leases(self, offer: Offer) -> Sequence[str]:
         return (EXCLUSIVE,) if self.settings.exclusive else ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,13 +129,13 @@ def _list(root: Path, top: Path) -> Listing | None:
     _enter(ignoring, root, found)
     if ignoring.takes_back and ignored:
         found += _taken_back(root, ignoring)
-    listing = Listing(changes=changes)
+    listing, base = Listing(changes=changes), str(root)
     skipped: dict[str, str] = {}
     for path in found:
         at, why = ignoring.topmost(path)
         if why:
             skipped.setdefault(at, why)
-        elif path.endswith("/") or (not os.path.islink(root / path) and os.path.isdir(root / path)):
+        elif path.endswith("/") or _is_folder(f"{base}/{path}"):
             _nested(root, path.rstrip("/"), listing, ignoring, skipped)
         else:
             listing.paths.append(path)
@@ -145,6 +146,13 @@ def _list(root: Path, top: Path) -> Listing | None:
             skipped.setdefault(name, "ignored by git")
     listing.skipped += sorted(skipped.items())
     return listing
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _any_below(name: str, path: str, paths: list[str], tops: set[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,23 @@ def test_every_value_has_an_origin(route: Route, folder: Path) -> None:
     assert "work.py" in values["outputs"]["from"]
     assert "route.toml" in values["purpose"]["from"]
     assert values["env"]["from"] == "default"
+
+
+def test_a_plan_names_every_file_and_the_environment(route: Route, folder: Path, home: Path) -> None:
+    (folder / "work.py").write_text("print(1)\n")
+    (folder / ".routeignore").write_text("*.bin\n")
+    for n in range(30):
+        (folder / f"{n}.bin").write_text("x")
+    out = route("plan", "--files", "work.py")
+    assert out.returncode == 0, out.stderr
+    assert "Environment: " in out.stdout
+    assert sys.executable in out.stdout
+    assert all(f"  not {n}.bin: named in .routeignore" in out.stdout for n in range(30))
+    assert "  work.py" in out.stdout.splitlines()
+    data = json.loads(route("plan", "--json", "work.py").stdout)["data"]
+    assert data["environment"]["source"] == "current"
+    assert "snapshot" not in data
+    (folder / "needs.py").write_text("# /// script\n# dependencies = ['routedemo']\n# ///\n")
+    listed = json.loads(route("plan", "--json", "needs.py").stdout)["data"]["environment"]
+    assert listed["python"] is None
+    assert "would be built" in listed["sentence"]

@@ -264,3 +264,33 @@ def test_a_run_is_cancelled_while_a_probe_hangs(
     backend.cancel(handle)
     b"".join(backend.logs(handle, follow=True))
     assert backend.status(handle).state.value == "cancelled"
+
+
+def test_the_files_that_the_work_imported_make_one_digest(tmp_path: Path, backend: LocalBackend) -> None:
+    source = "import sys, pack.one\nsys.path.insert(0, 'more')\n__import__('by' + '_name')\nimport json\n"
+    files = {
+        "pack/__init__.py": "", "pack/one.py": "from . import two\n", "pack/two.py": "x = 1\n",
+        "pack/unused.py": "y = 1\n", "more/by_name.py": "", "README.md": "one",
+    }  # fmt: skip
+
+    def told(name: str, **changed: str) -> dict[str, Any]:
+        work = a_script(tmp_path / name, changed.pop("work", source))
+        for path, text in {**files, **changed}.items():
+            (tmp_path / name / path).parent.mkdir(exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        return dict(measured(backend, work)[0]["workload"])
+
+    first = told("a")
+    assert first["imported"]["v"] == [
+        "more/by_name.py",
+        "pack/__init__.py",
+        "pack/one.py",
+        "pack/two.py",
+    ]
+    same = told("b", **{"README.md": "two", "pack/unused.py": "y = 2\n"})
+    assert same["imported_sha256"]["v"] == first["imported_sha256"]["v"]
+    other = told("c", **{"pack/two.py": "x = 2\n"})
+    assert other["imported_sha256"]["v"] != first["imported_sha256"]["v"]
+    killed = told("d", work=source + "import os\nos._exit(0)\n")
+    assert killed["imported_sha256"]["v"] is None
+    assert "without telling" in killed["imported_sha256"]["why"]

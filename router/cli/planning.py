@@ -38,6 +38,7 @@ WIDTH = 80
     help="How long a busy place may be waited for.",
 )
 @click.option("--detach", "-d", is_flag=True, help="Decide as for a detached run.")
+@click.option("--files", is_flag=True, help="List every file that would ship, and what does not and why.")
 @click.option("--values", is_flag=True, help="Show every value of the workload and where it comes from.")
 @click.pass_obj
 def plan(
@@ -50,6 +51,7 @@ def plan(
     profile: str | None,
     wait: int,
     detach: bool,
+    files: bool,
     values: bool,
 ) -> int:
     """Say where a workload would run and why, and why not elsewhere. Starts nothing.
@@ -68,10 +70,12 @@ def plan(
     cli.out.calm()
     valued = _valued(loaded.workload, loaded.origins)
     show(cli, made)
+    data = {**as_data(made), "values": valued, "environment": _environment(cli, made)}
+    if files:
+        data["snapshot"] = _ships(cli, made, everything=True)
     if values:
         cli.out.line()
         cli.out.table(["KEY", "FROM", "VALUE"], [[k, f, v] for k, v, f in _values(valued)])
-    data = {**as_data(made), "values": valued}
     return _over(cli, made, data)
 
 
@@ -110,20 +114,44 @@ def refused(cli: Cli, made: Plan) -> int:
 
 def dry(cli: Cli, made: Plan) -> int:
     """What `run` would do: the plan, and the files that would ship."""
+    show(cli, made)
+    data = {**as_data(made), "environment": _environment(cli, made)}
+    data["snapshot"] = _ships(cli, made, everything=False)
+    return _over(cli, made, data)
+
+
+def _environment(cli: Cli, made: Plan) -> dict[str, Any] | None:
+    """Print which Python the work would have at the best place, and whether it would be built; the same
+    as data. None where no place may be used or its backend says nothing about it."""
+    from compute_router.machines.contract import MachineBackend
+
+    if not made.decision.ranked:
+        return None
+    name = made.decision.ranked[0].backend
+    backend = cli.router.backend(name, made.workload)
+    found = backend.environment(made.workload) if isinstance(backend, MachineBackend) else None
+    if found is None:
+        return None
+    cli.out.line()
+    cli.out.line(one_line(f"Environment: {found['sentence']}"))
+    return dict(found)
+
+
+def _ships(cli: Cli, made: Plan, *, everything: bool) -> dict[str, Any]:
+    """Print what would ship and what not, the first 20 of that unless `everything` is asked for; as data."""
     from compute_router.planning import ships
 
-    snapshot = ships(made.workload, cli.router.store.home, keep=False)
-    show(cli, made)
-    out = cli.out
+    snapshot, out = ships(made.workload, cli.router.store.home, keep=False), cli.out
     out.line()
     out.line(f"Would ship {len(snapshot.entries)} files, {size(snapshot.total_bytes)}, from {snapshot.root}")
-    for path, why in snapshot.skipped[:20]:
-        out.line(f"  not {path}: {why}")
-    if len(snapshot.skipped) > 20:
-        out.line(f"  and {len(snapshot.skipped) - 20} more; --json lists them")
-    data = as_data(made)
-    data["snapshot"] = {**snapshot.facts(), "paths": [entry.path for entry in snapshot.entries]}
-    return _over(cli, made, data)
+    for entry in snapshot.entries if everything else ():
+        out.line(f"  {one_line(entry.path)}")
+    shown = snapshot.skipped if everything else snapshot.skipped[:20]
+    for path, why in shown:
+        out.line(f"  not {one_line(path)}: {one_line(why)}")
+    if len(snapshot.skipped) > len(shown):
+        out.line(f"  and {len(snapshot.skipped) - len(shown)} more; route plan --files lists them")
+    return {**snapshot.facts(), "paths": [entry.path for entry in snapshot.entries]}
 
 
 def show(cli: Cli, made: Plan) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from compute_router.backend import Backend, Handle, Offer, Status, Submission
-from compute_router.errors import Rejected
+from compute_router.errors import Rejected, RouteError
 from compute_router.records import Record
 from compute_router.workload import Workload
 
@@ -118,6 +118,22 @@ class MachineBackend(Backend):
         if workload.python in (None, "current"):
             return Interpreter(python="python3")
         return Interpreter(python=workload.python or "python3", source="path")
+
+    def environment(self, workload: Workload) -> Mapping[str, Any] | None:
+        """What `interpreter` would return, as far as it can be told without building anything: `source`,
+        `python`, `lock_sha256`, and `sentence`, which says it to a person. None if nothing can be told.
+
+        This default tells what needs no building.
+        """
+        if workload.dependencies and workload.python is None:
+            return None
+        try:
+            found = self.interpreter(workload)
+        except RouteError:
+            return None
+        said = {"current": "the Python of this client", "path": "the one asked for"}
+        sentence = f"{found.python}, {said.get(found.source, 'what is there')}"
+        return {"source": found.source, "python": found.python, "lock_sha256": None, "sentence": sentence}
 
     def leases(self, offer: Offer) -> Sequence[str]:
         """Named leases a run on `offer` holds while it is there, besides those of its devices."""

@@ -68,6 +68,7 @@ def block(attempt: Attempt, spec: Json, listed: Json, facts: Json) -> Json:
         "cache": caches.block,
         "kernel": reports.kernel,
         "env": software.block,
+        "workload": software.imported,
         "startup": timeline.startup,
         "compile": compiling.block,
         "steady": reports.steady,

@@ -11,7 +11,7 @@ from . import metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -43,6 +43,23 @@ class Inside:
         self.processes: Dict[str, Process] = {}
         self.triton: Dict[str, int] = {"hits": 0, "misses": 0, "us": 0}
         self.cut = False
+        self.files: Set[str] = set()
+        """Files of the work that were imported, as paths below it, by all processes together."""
+        self.told: Set[str] = set()
+        """The processes that have told all of theirs."""
+
+    @property
+    def imported(self) -> Optional[List[str]]:
+        """The files of the work that its processes imported; None if its first one did not tell (a signal,
+        `os._exit`) or nothing was seen. Helpers that one of them started and ended by force (those that
+        compile) are not waited for."""
+        first = next(iter(self.processes), None)
+        if self.cut or first not in self.told:
+            return None
+        pids = {p.pid for p in self.processes.values()}
+        if any(p.parent not in pids for key, p in self.processes.items() if key not in self.told):
+            return None
+        return sorted(self.files)
 
     @property
     def seen(self) -> bool:
@@ -109,7 +126,11 @@ class Inside:
         process = self.processes.get(key)
         if process is None:
             return
-        if event == "import" and len(process.imports) < 100:
+        if event == "files" and isinstance(row.get("paths"), list) and len(self.files) < 20_000:
+            self.files.update(path for path in row["paths"] if isinstance(path, str))
+        elif event == "imported":
+            self.told.add(key)
+        elif event == "import" and len(process.imports) < 100:
             begin, end = _whole(row.get("begin_us")), _whole(row.get("end_us"))
             if begin is not None and end is not None and begin <= end and isinstance(row.get("name"), str):
                 process.imports.append(

@@ -88,6 +88,21 @@ def stack(o: Observed, look: Look, seen: Json, why: str) -> Json:
     }
 
 
+def imported(o: Observed, look: Look) -> Json:
+    """The digest of the shipped files that the work imported, without its script.
+
+    A file that the work made itself has no digest that shipped, and counts by its name.
+    """
+    found = look.inside.imported
+    if found is None:
+        why = "a Python process of the work ended without telling what it had imported"
+        return {"imported_sha256": o.seen(None, why if look.inside.seen else "no Python was seen inside")}
+    shipped = {entry["path"]: entry.get("sha256") for entry in look.spec.get("tree", ()) if "sha256" in entry}
+    listed = "\n".join("%s %s" % (shipped.get(path), path) for path in found)
+    digest = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
+    return {"imported_sha256": o.seen(digest, src="inside"), "imported": o.seen(found[:200], src="inside")}
+
+
 def _probes(o: Observed, look: Look) -> Json:
     if not look.spec.get("import_probes"):
         return {"probes": o.seen(None, "no import probes are asked for")}

@@ -40,6 +40,7 @@ def begin() -> None:
     _id = "%d-%d" % (_pid, now)
     put('{"e":"start","id":"%s","pid":%d,"parent":%d,"mono_us":%d}' % (_id, _pid, os.getppid(), now))
     sys.meta_path.insert(0, _Finder())
+    atexit.register(_files)
 
 
 def put(line: str) -> None:
@@ -111,6 +112,34 @@ def _imported(name: str, began: int, good: bool) -> None:
             # Registered behind what it imported, so that it looks before that is torn down.
             atexit.unregister(_end)
             atexit.register(_end)
+    except Exception:
+        pass
+
+
+def _files() -> None:
+    """At the end of this process: which files of the work it has imported, by their paths below it.
+
+    The last line says that all were told.
+    """
+    if os.getpid() != _pid:
+        return
+    try:
+        # The record of a run stands beside its attempts: <run>/attempts/<n>/inside.jsonl, <run>/work.
+        run = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(_path))))
+        top = os.path.realpath(os.path.join(run, "work")) + os.sep
+        found = []
+        for module in list(sys.modules.values()):
+            where = getattr(module, "__file__", None)
+            if isinstance(where, str) and not where.startswith(sys.prefix):
+                real = os.path.realpath(where)
+                if real.startswith(top):
+                    found.append(real[len(top) :])
+        if found:
+            import json
+
+            for at in range(0, len(found), 50):
+                put(json.dumps({"e": "files", "id": _id, "paths": found[at : at + 50]}))
+        put('{"e":"imported","id":"%s"}' % _id)
     except Exception:
         pass
 
