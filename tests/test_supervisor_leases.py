@@ -29,7 +29,7 @@ def test_forty_contenders_one_holder(place: Place, tmp_path: Path) -> None:
     other.root = tmp_path / "another-root"
     links = [link, other.link(), place.link(), other.link()]
     mark = tmp_path / "inside"
-    script = f"mkdir {mark} || echo overlap >> {tmp_path}/overlap; sleep 0.4; rmdir {mark}"
+    script = f"mkdir {mark} || echo overlap >> {tmp_path}/overlap; sleep 2; rmdir {mark}"
     runs = []
     for number in range(40):
         where = place if number % 2 == 0 else other
