@@ -208,6 +208,8 @@ def records() -> None:
     say("build a receipt", median_ms(lambda i: receipt("0" * 26, None), 50))
     loads = median_ms(lambda i: json.loads(work), 500)
     say(f"floor: json.loads of a workload of {len(work):,} bytes", loads)
+    bare = median_ms(lambda i: msgspec.json.decode(work), 500)
+    say("floor: msgspec without a type", bare, loads)
     say(
         "decode a workload with validation",
         median_ms(lambda i: msgspec.json.decode(work, type=Workload), 500),

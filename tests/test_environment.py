@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -224,3 +226,36 @@ def test_no_password_of_an_index_is_shown(tmp_path: Path, index: Path) -> None:
     with pytest.raises(PreflightFailed) as caught:
         interpreter(bad, tmp_path / "envs")
     assert "canary7" not in str(caught.value)
+
+
+def test_a_run_tells_of_its_environment_and_keeps_its_lock(tmp_path: Path, home: Path, index: Path) -> None:
+    backend = LocalBackend(LocalSettings(), home)
+    work = a_script(tmp_path / "w", "import routedemo\n", dependencies=("routedemo",))
+    told = []
+    for n in range(2):
+        handle = backend.submit(submission(backend, work))
+        b"".join(backend.logs(handle, follow=True))
+        backend.fetch(handle, tmp_path / str(n))
+        told.append(json.loads((tmp_path / str(n) / "measured.json").read_bytes())["env"])
+    assert [env["source"]["v"] for env in told] == ["built", "reused"]
+    lock = (tmp_path / "0" / "route-lock.txt").read_bytes()
+    assert b"routedemo==1.0" in lock
+    assert {env["lock_sha256"]["v"] for env in told} == {hashlib.sha256(lock).hexdigest()}
+    assert told[0]["stack"]["v"] == told[1]["stack"]["v"]
+
+
+def test_what_a_cut_off_builder_left_is_never_used(tmp_path: Path, index: Path) -> None:
+    envs = tmp_path / "envs"
+    work = workload(dependencies=("routedemo",))
+    found = interpreter(work, envs)
+    whole = Path(found.python).parents[1]
+    left = whole.parent / f".{whole.name[:16]}.1.abcd"
+    whole.rename(left)
+    assert known(work, envs) is None
+    again = interpreter(work, envs)
+    assert again.built
+    assert same(again) == same(found)
+    os.utime(left, (1, 1))
+    shutil.rmtree(whole)
+    interpreter(work, envs)
+    assert not left.exists(), "what is a day old is swept"
