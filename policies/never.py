@@ -125,7 +125,7 @@ NEVER: tuple[Rule, ...] = (
         effect=Effect.REFUSE,
         when={"warmth": "warm", "keeps_cache": True, "cache": {"not": "warm"}},
         sentence="the claim is a warm start, and its compile cache for this key is {cache}",
-        mend="seed it first: route run {target} --backend {backend} --set warmth=any",
+        mend="seed it first: route warm {target} --backend {backend}",
     ),
     Rule(
         id="busy",

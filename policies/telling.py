@@ -28,7 +28,7 @@ def told(weighed: Weighed, outcome: Outcome, first: Standing | None, sentence: s
 
 def _warming(weighed: Weighed, first: Standing, name: str) -> tuple[str, str]:
     sentence = f"Warm {name} first: the claim is a warm start and no place that may be used is warm"
-    seed = f"route run {first.traits['target']} --backend {first.offer.backend} --set warmth=any"
+    seed = f"route warm {first.traits['target']} --backend {first.offer.backend}"
     mend = f"{seed} seeds it; then run it again"
     held = [r for r in weighed.refusals if all(rule.id in ("busy", "queue") for rule in r.broken)]
     if held:

@@ -13,6 +13,7 @@ import msgspec
 from compute_router.records import Record, digest
 
 __all__ = [
+    "SEEDING",
     "Accelerator",
     "Check",
     "Coupling",
@@ -172,6 +173,10 @@ class MetricRule(Record, frozen=True, kw_only=True):
     primary: str | None = None
     higher_is_better: bool = True
     discard_steps: int = 1
+
+
+SEEDING = "seeding"
+"""The tag of a run that fills a compile cache (`route warm`): it is never evidence."""
 
 
 class Workload(Record, frozen=True, kw_only=True):

@@ -119,7 +119,7 @@ def test_warm_claim_whose_only_warm_place_is_busy_warms_another_where_it_may_not
     for wait in (0, 10 * MINUTE):
         decision = decide(claim, [busy, cold], wait_us=wait)
         assert (decision.outcome, order(decision)) == (Outcome.WARM, ["cloud"])
-        assert "route run study.py --backend cloud --set warmth=any seeds it" in decision.mend
+        assert "route warm study.py --backend cloud seeds it" in decision.mend
         assert "--wait 60m" in decision.mend
         assert "hosts/one is, but busy" in decision.sentence
 

@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("planning", "Say where a workload would run and why, and why not elsewhere."),
         "run": ("running", "Run a workload where it fits best, and keep a receipt."),
         "record": ("recording", "Observe a command that another launcher started, and write a receipt."),
+        "warm": ("warming", "Fill a workload's compile cache by running it once; never evidence."),
         "rerun": ("running", "Run again what RECEIPT tells of: a receipt's file, or a run."),
     },
     "Look": {

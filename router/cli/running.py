@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["go", "limits", "rerun", "run", "secret_values"]
+__all__ = ["go", "how", "limits", "rerun", "run", "secret_values"]
 
 
-def _how(f: Any) -> Any:
+def how(f: Any) -> Any:
     """The options `run` and `rerun` share."""
     for option in reversed(
         [
@@ -54,7 +54,7 @@ def _how(f: Any) -> Any:
 
 
 @verb(cls=TargetVerb)
-@_how
+@how
 @set_option
 @profile_option
 @click.option("--cases", metavar="FILE", help="JSON lines: an independent run of the workload for each.")
@@ -67,7 +67,7 @@ def run(
     sets: tuple[str, ...],
     profile: str | None,
     cases: str | None,
-    **how: Any,
+    **options: Any,
 ) -> int:
     """Run a workload where it fits best, and keep a receipt.
 
@@ -84,18 +84,18 @@ def run(
     if cases is not None:
         from compute_router.cli.wave import wave
 
-        return wave(cli, target, args, sets=sets, profile=profile, cases=cases, **how)
+        return wave(cli, target, args, sets=sets, profile=profile, cases=cases, **options)
     loaded = load(cli, target, args, sets=sets, profile=profile)
     for warning in loaded.warnings:
         cli.out.warn(warning)
-    return go(cli, loaded.workload, **how)
+    return go(cli, loaded.workload, **options)
 
 
 @verb()
 @click.argument("receipt", type=RUN)
-@_how
+@how
 @click.pass_obj
-def rerun(cli: Cli, /, receipt: str, **how: Any) -> int:
+def rerun(cli: Cli, /, receipt: str, **options: Any) -> int:
     """Run again what RECEIPT tells of: a receipt's file, or a run.
 
     The workload is the recorded one; its files are those that lie in its folder now, and a
@@ -111,7 +111,7 @@ def rerun(cli: Cli, /, receipt: str, **how: Any) -> int:
         raise InputError(
             f"run {old.id} cannot be run again: {where} is gone", mend="put the folder back where it was"
         )
-    return go(cli, workload, like=old, **how)
+    return go(cli, workload, like=old, **options)
 
 
 def _run_of(receipt: str) -> str:

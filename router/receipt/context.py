@@ -26,7 +26,7 @@ from compute_router.receipt.matching import match
 from compute_router.receipt.redacting import Redactor
 from compute_router.receipt.schema import BY_PATH, TABLE
 from compute_router.records import digest, plain
-from compute_router.workload import Framework, Kind, Workload
+from compute_router.workload import SEEDING, Framework, Kind, Workload
 
 __all__ = ["Context"]
 
@@ -196,6 +196,7 @@ class Context:
         say("coupling", needs.coupling.value, "requested")
         say("distributed.nodes", needs.nodes, "requested")
         say("startup.requested", needs.warmth.value, "requested")
+        say("startup.seeding", SEEDING in w.tags, "requested")
         primary = w.metrics.primary or getattr(self.kind, "primary", None)
         say("metrics.primary", primary, "requested")
         say("caveats", [redactor.text(c, "caveats") for c in self.caveats], "derived")

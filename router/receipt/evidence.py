@@ -144,6 +144,12 @@ RULES: tuple[Rule, ...] = (
         "the machine says {}, the client does not",
         lambda r: _differs(at_path(r, "measured.outcome.state"), _state(r)),
     ),
+    Rule(
+        "SEEDING",
+        "invalid",
+        "it was made to fill a cache, and is never evidence",
+        lambda r: _unless(value(r.get("context"), "startup.seeding") is not True),
+    ),
     Rule("CPU_FALLBACK", "invalid", "it ran on the CPU", lambda r: _hardware(r, fallback=True)),
     Rule("CHECK_FAILED", "anecdote", "checks failed: {}", lambda r: _checks(r, True)),
     Rule("FEW_STEPS", "anecdote", "only {} steps count; one step is a rumour", _steps),

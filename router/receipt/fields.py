@@ -119,6 +119,7 @@ kernel.observed     | text | obs | K | measured | ow |  | kernel really dispatch
 kernel.probe        | texts | obs | I | measured | ow |  | results of import probes @env.probes
 
 startup.requested   | enum:warmth | decl | W | context | r |  | the start state the claim needs
+startup.seeding     | bool | decl | I | context | r |  | made to fill a cache (`route warm`): never evidence
 startup.class       | enum:startup | obs | K | measured | o |  | the state in which the start found its place
 cache               | list:cache | obs | K | measured | ow |  | caches: kind, state before and verdict after make the key
 storage             | list:storage | obs | K | measured | o |  | where roles lay: role to class makes the key
