@@ -6,6 +6,7 @@ CUDA driver's own cache counts nothing that can be read, so it is never told of.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -83,9 +84,11 @@ def within(path: str, folder: str) -> bool:
 def writable(kind: str, variable: str, folder: str) -> None:
     """Raises `Fault` PREFLIGHT or NO_SPACE if nothing can be written where this cache is to be."""
     there = folder
-    while not os.path.isdir(there) and there != os.path.dirname(there):
+    while not os.path.lexists(there) and there != os.path.dirname(there):
         there = os.path.dirname(there)
     try:
+        if not os.path.isdir(there):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         volumes.probe(there)
     except OSError as e:
         code = "NO_SPACE" if e.errno in volumes.FULL else "PREFLIGHT"
