@@ -40,7 +40,7 @@ class Flawed(LocalBackend):
 
     caught: ClassVar[str]
     says: ClassVar[str] = ""
-    patience: ClassVar[float] = 3.0
+    patience: ClassVar[float] = 20.0
     here: ClassVar[bool] = True
 
 
@@ -249,7 +249,7 @@ class ForgetsTheWork(Flawed):
     """Says that the time is up, and lets the work go on."""
 
     caught, says = "test_nothing_lives_after_a_timeout", "not gone"
-    patience = 6.0
+    patience = 8.0
 
     def submit(self, submission: Submission) -> Handle:
         work = change(submission.workload, timeout_us=10**12)

@@ -33,6 +33,7 @@ class CancelDoesNothing(Flawed):
     """Says yes."""
 
     caught, says = "test_cancel_ends_a_run_and_may_be_repeated", "not final"
+    patience = 6.0
 
     def submit(self, submission: Submission) -> Handle:
         self.handle = super().submit(submission)
