@@ -328,8 +328,10 @@ def _memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def _gpu_tool() -> str | None:
-    return shutil.which("nvidia-smi")
+def _gpu_tool() -> bool:
+    """Whether it is worth asking for GPUs: there is a driver, its tool, or a library that is named."""
+    named = os.environ.get("ROUTE_NVML", "none") != "none"
+    return named or os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
 
 
 def _listed(probe: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def test_looking_makes_no_folder_and_starts_nothing(local: LocalBackend, home: P
 def test_what_is_not_here_is_said_with_a_mend(
     local: LocalBackend, folder: Path, fields: dict[str, Any], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_gpu_tool", lambda: None)
+    monkeypatch.setattr(module, "_gpu_tool", lambda: False)
     found = only(local, folder, **fields)
     assert isinstance(found, NoOffer)
     assert (found.backend, found.code) == ("local", code)
