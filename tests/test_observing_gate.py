@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from boards import element, lost, printed, process, serving, told, tool, topology, uuid
-from supervisor_driver import Fault, Place, holders, shell
+from supervisor_driver import Fault, Place, holders, shell, spec
 
 from compute_router.errors import Unavailable
 from compute_router.machines.session import refusal
@@ -149,6 +149,32 @@ def test_what_a_run_on_gpus_leaves(place: Place, tmp_path: Path) -> None:
     assert len(block["hw"]["gpus"]) == 8
     assert "retired_pending" in block["hw"]["gpus"][0]["why"]
     assert block["samples"]["gpus"]["power_w_p50"]["v"] == 412
+
+
+def test_clocks_are_those_of_the_counted_steps(place: Place, tmp_path: Path) -> None:
+    """Samples from before the first counted step are left out where the work says when its steps were."""
+    told_slow, told_fast = (told(["L4-PCIE"], _0__sm_mhz=mhz) for mhz in (300, 2040))
+    env = serving(tmp_path, told_slow)
+    (tmp_path / "fast").write_text(told_fast)
+    script = f"""
+import json, os, pathlib, time
+time.sleep(0.6)
+os.replace({str(tmp_path / "fast")!r}, {str(tmp_path / "told")!r})
+time.sleep(0.4)
+with open(os.environ["ROUTE_METRICS"], "a") as f:
+    for step in range(8):
+        line = {{"step": step, "tokens": 1, "mono_us": time.monotonic_ns() // 1000}}
+        f.write(json.dumps(line) + chr(10)); f.flush()
+        time.sleep(0.15)
+"""
+    link = place.link(env=env)
+    files = {"work.py": script.encode()}
+    made = spec(["{python}", "work.py"], files=files, devices=asks(1, "L4"), observe={"sample_us": 100_000})
+    run_id = place.submit(link, made, files=files)
+    link.start(run_id)
+    assert link.follow(run_id)[0]["state"] == "succeeded"
+    clocks = measured(place, link, run_id)["hw"]["observed"]["clock_sm_mhz"]["v"]
+    assert (clocks["p50"], clocks["min"], clocks["window"]) == (2040, 2040, "steady")
 
 
 def test_gpus_that_differ_are_not_one_value(place: Place, tmp_path: Path) -> None:

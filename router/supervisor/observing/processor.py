@@ -62,8 +62,17 @@ def cpus() -> Optional[int]:
         return os.cpu_count()
 
 
+def _first(proc: str) -> List[bytes]:
+    """What the kernel says of the first processor: for each further one it may ask that one first."""
+    try:
+        with open(proc + "/cpuinfo", "rb", buffering=0) as f:
+            return (f.read(8192) or b"").splitlines()
+    except OSError:
+        return []
+
+
 def model(proc: str = "/proc") -> Optional[str]:
-    for line in machine.told(proc + "/cpuinfo").splitlines():
+    for line in _first(proc):
         name, _, value = line.partition(b":")
         if name.strip() in (b"model name", b"Hardware", b"cpu model"):
             return value.decode("utf-8", "replace").strip()[:200]
@@ -144,7 +153,7 @@ def boost(sysfs: str) -> Optional[str]:
 
 def virtual(proc: str) -> Optional[str]:
     """`yes` in a virtual machine, `no` on the metal; None where the processor does not tell."""
-    for line in machine.told(proc + "/cpuinfo").splitlines():
+    for line in _first(proc):
         if line.startswith(b"flags"):
             return "yes" if b"hypervisor" in line.split() else "no"
     return None
