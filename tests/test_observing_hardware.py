@@ -188,6 +188,10 @@ def test_what_makes_a_gpu_sick(
     assert wrong is None or (said in wrong[0] and wrong[1])
 
 
+def children() -> set[str]:
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
+
 @pytest.mark.parametrize(
     "how", ["hang nvmlInit_v2", "hang nvmlDeviceGetTotalEccErrors", "crash nvmlDeviceGetName"]
 )
@@ -197,11 +201,11 @@ def test_a_library_that_hangs_or_crashes_is_left_for_the_tool(
     monkeypatch.setattr(gpus, "SECONDS", 0.5)
     here(monkeypatch, tool(tmp_path, printed(element("L4-PCIE", 0))))
     here(monkeypatch, serving(tmp_path, told(["L4-PCIE"]) + how + "\n"))
+    before = children()
     found = gpus.look()
     assert found["source"] == "nvidia-smi"
     assert ("no answer" if how.startswith("hang") else "signal 6") in found["why"]["nvml"]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() == before, "nothing of it is left behind"
     here(monkeypatch, {"PATH": str(tmp_path)})
     with pytest.raises(gpus.NoAnswer, match="no answer" if how.startswith("hang") else "no nvidia-smi"):
         gpus.look()
@@ -233,6 +237,24 @@ def test_parts_of_a_gpu_are_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (first["uuid"], second["uuid"]) == ("MIG-00000000-1", "MIG-00000003-1")
     assert skus.same("A100-MIG-1g.10gb", first["sku"]) == "exact"
     assert gpus.sick(first), "the health of a part is that of the whole"
+
+
+def test_parts_in_the_tools_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = (
+        "<mig_devices><mig_device><index>0</index><uuid>MIG-00000000-1</uuid>"
+        "<fb_memory_usage><total>9728 MiB</total></fb_memory_usage></mig_device></mig_devices>"
+    )
+    here(monkeypatch, tool(tmp_path, printed(element("A100-SXM-80GB", 0, mig="Enabled", extra=part))))
+    whole, first = gpus.look()["gpus"]
+    assert (whole["sku"], first["sku"]) == ("A100-SXM-80GB-MIG", "A100-SXM-80GB-MIG")
+    assert (first["uuid"], first["memory_bytes"]) == ("MIG-00000000-1", 9728 << 20)
+
+
+def test_what_the_driver_has_and_does_not_answer() -> None:
+    listed = {bus(0), bus(1), bus(2)}
+    assert gpus.missing([{"bus": bus(0)}, {"bus": bus(2)}], listed) == [bus(1)]
+    assert gpus.missing([{"bus": bus(0)}, {"bus": "0000:01:00.0"}], listed) == [], "not the same machine"
+    assert gpus.missing([{"bus": bus(0)}], set()) == []
 
 
 def test_links_without_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,17 @@ def look(uuids: Optional[List[str]] = None, *, full: bool = False, root: str = "
         sku, form, how = skus.known(gpu.get("name") or "", gpu.get("pci") or "", _cut(gpu))
         gpu["sku"], gpu["form"], gpu["form_by"] = sku, form or None, how or None
     if uuids is None:
-        here = {gpu.get("bus") for gpu in found["gpus"] if "lost" not in gpu}
-        found["missing"] = sorted(attached(root) - here)
+        found["missing"] = missing([gpu for gpu in found["gpus"] if "lost" not in gpu], attached(root))
     return found
+
+
+def missing(answering: List[Json], listed: set[str]) -> List[str]:
+    """Buses of GPUs that the kernel's driver has `listed` and that do not answer.
+
+    Where one answers that is not on that list the two do not tell of the same machine: no claim then.
+    """
+    here = {str(gpu["bus"]) for gpu in answering if gpu.get("bus")}
+    return sorted(listed - here) if here <= listed else []
 
 
 def _cut(gpu: Json) -> str:

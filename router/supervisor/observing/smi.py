@@ -164,6 +164,8 @@ def _gpu(node: Any, number: int) -> Iterator[Json]:
     for part in node.findall("mig_devices/mig_device"):
         entry = dict(record, whole=uuid, part=_number(_text(part, "index")), why=dict(record["why"]))
         entry.pop("uuid", None)
+        # The tool does not name its size; without the word it would pass for the whole.
+        entry["name"] = "%s MIG" % record.get("name")
         _keep(entry, "uuid", _text(part, "uuid"))
         memory = _number(_text(part, "fb_memory_usage/total"))
         entry["memory_bytes"] = None if memory is None else memory * MiB
