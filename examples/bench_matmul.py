@@ -181,6 +181,9 @@ def main() -> int:
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"{model}, torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
 
+    torch.manual_seed(0)
+    report("fields", dtype="+".join(names), seed=0, repeats=given.repeats, sizes=",".join(map(str, edges)),
+           deterministic=torch.are_deterministic_algorithms_enabled())  # fmt: skip
     probe = torch.rand(64, 64, device=device)
     operator, started = kernels_of(lambda: probe @ probe, device)
     report("kernel", requested="aten::mm", observed=operator, device_kernels=started)

@@ -293,6 +293,8 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
     elif strange := sorted(p.name for p in folder.glob("char-gpt-*.pt")):
         say(f"begins at step 0; left alone: {', '.join(strange)}")
 
+    report("resumed", step=first)
+
     runner: nn.Module = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
     if given.compile:
         runner.compile()
@@ -302,6 +304,19 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
     losses: list[float] = []
     spent: list[float] = []
     share, volume = size.batch // WORLD, size.batch * size.length
+    waited = 0.0  # for data, within the steps
+    told = {
+        "tokens_per_step": volume,
+        "seq_len": size.length,
+        "global_batch": size.batch,
+        "micro_batch": share,
+    }
+    told |= {"grad_accum": 1, "dtype": str(place.dtype)[6:], "seed": given.seed, "dp": WORLD}
+    told |= {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "manifest_sha256": facts["sha256"],
+    }
+    report("fields", **told)
     for step in range(first, size.steps):
         profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
         began = time.perf_counter()
@@ -309,6 +324,7 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
             group["lr"] = rate_at(step, size)
         at = torch.randint(len(tokens) - size.length, (size.batch,), generator=generator)
         x, y = (t.to(place.device) for t in batch_of(tokens, at[RANK * share :][:share], size.length))
+        waited += time.perf_counter() - began
         with profile if step == first else contextlib.nullcontext():
             with place.rules():
                 logits = runner(x)
@@ -342,6 +358,7 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
             say(f"signal {stopped[0]}: step {step} is done and stands in {path}")
             signal.signal(stopped[0], signal.SIG_DFL)
             os.kill(os.getpid(), stopped[0])
+    report("data_wait", us=round(waited * 1e6))
     tokens_seen = volume * max(0, len(spent) - 1)  # without the first, as the receipt counts
     summary = {"size": given.size, "parameters": count, "seed": given.seed, "world": WORLD, "text": facts}
     summary |= {"first_step": first, "steps": size.steps, "loss_first": losses[0] if losses else None}
@@ -357,6 +374,7 @@ def finish(summary: dict[str, Any], size: Size, place: Place, model: GPT, held: 
     peak = {"host_rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if place.device.type == "cuda":
         peak["peak_alloc_bytes"] = torch.cuda.max_memory_allocated()
+        peak["peak_reserved"] = torch.cuda.max_memory_reserved()
     report("memory", **peak)
     began = time.perf_counter()
     loss = held_out_loss(model, place, held, size)

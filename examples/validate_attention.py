@@ -206,6 +206,8 @@ def main() -> int:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"{given.kernel} attention on {where}, torch {torch.__version__}, grid {size}, seed {given.seed}")
 
+    report("fields", dtype="+".join(str(f)[6:] for f in formats), seed=given.seed,
+           deterministic=torch.are_deterministic_algorithms_enabled())  # fmt: skip
     names: set[str] = set()
     criteria: list[dict[str, Any]] = []
     cases = 0

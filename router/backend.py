@@ -396,3 +396,12 @@ class Backend(ABC):
     def cost(self, handle: Handle) -> Cost | None:
         """What the run cost, once it is final. None = not known."""
         return None
+
+    def noticed(self, handle: Handle) -> Mapping[str, int]:
+        """What this side has measured of a run by itself, as far as it did; asks nobody, never raises.
+
+        `image_us`: how long the image or environment took to be made ready for its start.
+        `offset_us`: the machine's clock minus this computer's, and `rtt_us`: the round trip over
+        which that was seen, so that it may be wrong by half of it. This default knows nothing.
+        """
+        return {}

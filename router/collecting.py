@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compute_router import errors
 from compute_router.backend import Backend, Cost, Handle, State, Status
-from compute_router.starting import Intent, guarded
+from compute_router.starting import Intent, guarded, noticed
 
 if TYPE_CHECKING:
     from compute_router.planning import Plan
@@ -51,6 +51,7 @@ def collect(
             cost = guarded(backend.name, lambda: backend.cost(handle))
         except errors.RouteError:
             cost = None  # a price that cannot be told stands as such in the receipt
+    seen = noticed(backend, handle) if backend is not None and handle is not None else {}
     intent = run.read("intent", Intent)
 
     def build(chain: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def collect(
             plugin_origins=_origins(registry, workload, plan, handle),
             cost=cost,
             events=_events(run),
+            clock={name: seen[name] for name in ("offset_us", "rtt_us") if name in seen},
         )
 
     receipt = run.seal(build, attempt=status.attempt)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "start"]
+__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "noticed", "start"]
 
 NOTHING_STARTED = (
     errors.Unavailable,
@@ -156,11 +156,22 @@ def start(
             tell("refused", backend=offer.backend, offer=offer.id, what=e.what)
             continue
         run.write("handle", handle)
-        tell("submitted", backend=offer.backend, offer=offer.id, attempt=attempt)
+        spent = noticed(backend, handle).get("image_us")
+        more = {} if spent is None else {"image_us": spent}
+        tell("submitted", backend=offer.backend, offer=offer.id, attempt=attempt, **more)
         return handle
     if intent is not None:
         run.write("intent", msgspec.structs.replace(intent, tries=tuple(tries)))
     raise failure
+
+
+def noticed(backend: Backend, handle: Handle) -> dict[str, int]:
+    """What the backend measured on this side; nothing of one that fails: it costs no run."""
+    try:
+        found = guarded(backend.name, lambda: backend.noticed(handle))
+        return {name: us for name, us in found.items() if type(us) is int and abs(us) < 2**53}
+    except (errors.RouteError, AttributeError):
+        return {}
 
 
 def _submit(backend: Backend, submission: Submission) -> Handle:

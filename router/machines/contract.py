@@ -173,5 +173,8 @@ class MachineBackend(Backend):
     def cancel(self, handle: Handle) -> None:
         self._running.cancel(handle)
 
+    def noticed(self, handle: Handle) -> Mapping[str, int]:
+        return self._running.noticed(handle)
+
     def cleanup(self, handle: Handle) -> None:
         self._running.cleanup(handle)

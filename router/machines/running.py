@@ -52,6 +52,7 @@ class Running:
         self._backend = backend
         self._sessions: dict[tuple[str, str], Sessions] = {}
         self._seen: dict[str, tuple[State, int]] = {}
+        self._image_us: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def sessions(self, machine: Machine) -> Sessions:
@@ -77,7 +78,9 @@ class Running:
                 f"a run on {len(machines)} machines at once is not possible yet", mend="set nodes = 1"
             )
         machine = machines[0]
+        began = time.monotonic_ns()
         interpreter = self._backend.interpreter(submission.workload)
+        self._image_us[submission.id] = (time.monotonic_ns() - began) // 1000
         spec = specification(
             submission,
             interpreter,
@@ -237,6 +240,16 @@ class Running:
         return Status(
             state=State.UNKNOWN, attempt=handle.attempt, last=last, since_us=since, detail=why[:500]
         )
+
+    def noticed(self, handle: Handle) -> dict[str, int]:
+        """What was measured on this side: see `Backend.noticed`."""
+        found = {}
+        if (spent := self._image_us.get(handle.run_id)) is not None:
+            found["image_us"] = spent
+        with contextlib.suppress(RouteError):
+            if (clock := self._of(handle).clock) is not None:
+                found |= {"rtt_us": clock[0], "offset_us": clock[1]}
+        return found
 
     # Follow
 

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compute_router.errors import (
@@ -58,6 +58,8 @@ class Session:
         self.machine = machine
         self.broken = False
         self.used = 0
+        self.clock: tuple[int, int] | None = None
+        """Of the quickest answer: its round trip, and the machine's clock minus ours (microseconds)."""
         self._heard: queue.Queue[bytes | Broken | None] = queue.Queue(maxsize=64)
         self._decoder = Decoder()
         self._unseen = 0
@@ -86,12 +88,13 @@ class Session:
         )
 
     def _greet(self, digest: str, bundle: bytes, end: float) -> dict[str, Any]:
-        nonce = os.urandom(16).hex()
+        nonce, asked = os.urandom(16).hex(), time.monotonic_ns()
         hello = {"route": 1, "nonce": nonce, "root": self.machine.root, "digest": digest}
         self.write(json.dumps(hello).encode() + b"\n")
         greeting = Greeting(nonce)
         text = self._answer(greeting, end)
         if text == "want":
+            asked = time.monotonic_ns()
             self.write(json.dumps({"size": len(bundle)}).encode() + b"\n" + bundle)
             text = self._answer(greeting, end)
         try:
@@ -101,7 +104,14 @@ class Session:
         except (ValueError, TypeError, KeyError) as e:
             raise Broken(f"its greeting cannot be read: {text[:80]!r}") from e
         self._decoder.feed(greeting.rest)
+        self._time(asked, answer)
         return dict(answer)
+
+    def _time(self, asked: int, answer: Mapping[str, Any]) -> None:
+        """Compare the clocks: `answer` was given at its `now_us`, at some time since `asked`."""
+        then, rtt = answer.get("now_us"), (time.monotonic_ns() - asked) // 1000
+        if type(then) is int and abs(then) < 2**53 and (self.clock is None or rtt < self.clock[0]):
+            self.clock = (rtt, then - (time.time_ns() // 1000 - rtt // 2))
 
     def _answer(self, greeting: Greeting, end: float) -> str:
         text = greeting.feed(b"")
@@ -218,8 +228,11 @@ class Session:
 
     def ask(self, op: str, body: bytes = b"", *, deadline: float | None = None, **fields: Any) -> Frame:
         """Send one request and return its answer."""
+        asked = time.monotonic_ns()
         self.send(op, body, **fields)
-        return self.reply(op, deadline=deadline)
+        frame = self.reply(op, deadline=deadline)
+        self._time(asked, frame.head)
+        return frame
 
     def close(self) -> None:
         """Let go of it. What was started goes on. May be repeated, from any thread."""
@@ -243,6 +256,8 @@ class Sessions:
         self._idle: list[Session] = []
         self._lock = threading.Lock()
         self._dialing: threading.Thread | None = None
+        self.clock: tuple[int, int] | None = None
+        """The best of what its sessions saw of the machine's clock: see `Session.clock`."""
 
     def dial(self) -> None:
         """Open a session in the background, for the next one who needs one. Never raises."""
@@ -287,6 +302,8 @@ class Sessions:
 
     def _keep(self, session: Session) -> None:
         with self._lock:
+            if session.clock is not None and (self.clock is None or session.clock < self.clock):
+                self.clock = session.clock
             if session.usable and len(self._idle) < 2:
                 self._idle.append(session)
                 return

@@ -86,7 +86,7 @@ def specification(
         "launcher": {"name": starter.value, "ranks": max(1, ranks)},
         "devices": _devices(offer),
         "leases": list(leases),
-        "metrics": {"primary": workload.metrics.primary, "discard_steps": workload.metrics.discard_steps},
+        "metrics": plain(workload.metrics),
         "observe": {
             "sample_us": SAMPLE_US,
             "torch_trace": framework in (Framework.TORCH, Framework.ANY),

@@ -59,7 +59,9 @@ ABSENT: tuple[Absent, ...] = (
     ),
     Absent(("metrics.tok_s_global",), {"kind": ("bench",)}, "the rate of training"),
     Absent(("promotion.*",), {"promotes": ("no",)}, "a run of this kind promotes nothing"),
-    Absent(("image.digest", "timing.image_us", "timing.boot_us"), NO_IMAGE, "this surface starts no image"),
+    Absent(("image.digest", "timing.boot_us"), NO_IMAGE, "this surface starts no image"),
+    Absent(("timing.image_us",), {"mode": ("recorded",)}, "it ran in the environment that was there"),
+    Absent(("timing.compile_us",), {"framework": ("none",)}, "the work uses no framework", True),
     Absent(("lock_sha256",), {"dependencies": ("no",)}, "no dependencies are listed"),
     Absent(
         ("env.stack", "env.dists_sha256", "env.differs"), {"entry": ("command",)}, "a plain command", True

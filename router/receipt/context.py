@@ -30,6 +30,8 @@ from compute_router.workload import SEEDING, Framework, Kind, Workload
 
 __all__ = ["Context"]
 
+SKEWED_US = 1_000_000
+"""Beyond it the clocks of client and machine are too far apart to compare their times of day."""
 # The names under which kinds declare what the receipt has under another.
 DECLARED = {
     "data": "data.id",
@@ -187,6 +189,7 @@ class Context:
         for name, item in w.fields.items():
             if name in DECLARED:
                 say(DECLARED[name], item, "requested")
+        self._told(say, redactor)
         for name in ("commit", "branch", "dirty", "diff_sha256", "message"):
             say(f"code.{name}", at_path(self.snapshot, f"git.{name}"), "observed")
         asked = needs.accelerator
@@ -206,6 +209,14 @@ class Context:
             say("distributed.mode", w.fields.get("mode", "single"), "derived")
             for name in ("dp", "tp", "pp", "cp", "ep"):
                 say(f"distributed.{name}", 1, "derived")
+
+    def _told(self, say: Any, redactor: Redactor) -> None:
+        """What the work says of itself under the names of the kind's fields, where nothing was declared."""
+        for name, path in DECLARED.items():
+            fact = at_path(self.measured, f"fields.{name}")
+            if name not in self.workload.fields and "workload" in BY_PATH[path].sources:
+                told, when = at_path(fact, "v"), at_path(fact, "at")
+                say(path, told, "workload", when if type(when) is int and 0 <= when < 2**53 else None)
 
     def _started(self, say: Any, redactor: Redactor) -> None:
         told = self._recorded
@@ -294,9 +305,35 @@ class Context:
         for name in ("exit_code", "signal", "started_us", "ended_us"):
             say(f"outcome.{name}", getattr(status, name), "observed", at)
         when = {e.get("event"): e.get("at_us") for e in self.events if e.get("attempt") == status.attempt}
+        spent = [
+            e.get("image_us")
+            for e in self.events
+            if e.get("event") == "submitted" and e.get("attempt") == status.attempt
+        ]
+        if spent and type(spent[-1]) is int and spent[-1] >= 0:
+            say("timing.image_us", spent[-1], "observed")
         begun, over = when.get("staging"), when.get("submitted")
         if type(begun) is int and type(over) is int and over >= begun:
             say("timing.submit_us", over - begun, "observed", over)
+
+    def _caution(self, found: dict[str, Any]) -> None:
+        """Add to the caveats what two facts side by side give away."""
+        told = list(value(found, "caveats") or ())
+        promised, got = value(found, "offer.start_class"), value(found, "startup.class")
+        if promised not in (None, "unobserved", got) and got is not None:
+            told.append(f"the backend promised a start of class {promised}, and it was {got}")
+        offset, step = value(found, "clock.offset_us"), value(found, "clock.stepped_us")
+        if type(offset) is int and abs(offset) > SKEWED_US:
+            told.append(f"the machine's clock is {offset / 1e6:.1f} s from the client's")
+        if step:
+            told.append(f"the machine's clock was set by {step / 1e6:.1f} s, or it slept, while the work ran")
+        for name, declared in sorted(self.workload.fields.items()):
+            said = at_path(self.measured, f"fields.{name}.v")
+            if said is not None and plain(declared) != said:
+                told.append(f"declared {name} = {declared}, the work says another")
+        for name, count in sorted(dict(value(found, "steady.inside") or {}).items()):
+            told.append(f"{count} of the steps that count had {name} inside")
+        put(found, "caveats", seen(told, "derived", self.at))
 
     def _stage(self) -> str:
         """How far a run came of which the machine says nothing."""
@@ -308,15 +345,14 @@ class Context:
 
     def _follow(self, found: dict[str, Any]) -> None:
         """Fields that follow from others."""
+        self._caution(found)
         needs = self.workload.needs
         asked = plain(needs.accelerator)
         others = [plain(item) for item in needs.substitutes]
         put(found, "hw.match", match(asked, others, at_path(found, "hw.observed"), self.at))
-        if missing(at_path(found, "kernel.requested")) == "unobserved":
-            told = value(found, "kernel.observed")
-            node = at_path(self.measured, "kernel")
-            asked_for = at_path(node, "v.requested") if told is not None else None
-            if isinstance(asked_for, str):
+        if missing(at_path(found, "kernel.requested")) and value(found, "kernel.observed") is not None:
+            asked_for = at_path(self.measured, "kernel.requested.v")
+            if isinstance(asked_for, str) and not misfit("text", asked_for):
                 put(found, "kernel.requested", seen(asked_for, "workload", self.at))
 
 

@@ -100,6 +100,7 @@ hw.match            | enum:match | der | W | context | d |  | observed against r
 coupling            | enum:coupling | decl | K | context | r |  | how tightly the parts move together
 distributed.mode    | text | decl | K | context | rwd |  | single, ddp, fsdp2, tensor_parallel, ...
 distributed.world   | int  | obs | K | measured | o |  | ranks @launch.ranks
+distributed.first_step_us | numbers | obs | I | measured | ow | us | from the work's first instruction to the end of each rank's first step, by rank
 distributed.nodes   | int  | decl | K | context | r |  | nodes
 distributed.dp      | int  | decl | K | context | rwd |  | data parallel
 distributed.tp      | int  | decl | K | context | rwd |  | tensor parallel
@@ -136,19 +137,19 @@ env.differs         | texts | obs | W | measured | o |  | where what was loaded 
 
 timing.submit_us    | int  | obs | I | context | o | us | client: from the intent to the backend's answer
 timing.queue_us     | int  | obs | I | measured | o | us | waiting for the place
-timing.image_us     | int  | obs | I | measured | o | us | building or pulling an image
+timing.image_us     | int  | obs | I | context | o | us | client: making the image or environment ready, or finding that it is
 timing.boot_us      | int  | obs | I | measured | o | us | booting a container or machine
 timing.stage_in_us  | int  | obs | I | measured | o | us | bringing files in
-timing.bootstrap_us | int  | obs | I | measured | o | us | starting processes and communicators
-timing.import_us    | int  | obs | I | measured | ow | us | importing frameworks
+timing.bootstrap_us | int  | obs | I | measured | o | us | from the work's first instruction until its Python (of rank 0) is up
+timing.import_us    | int  | obs | I | measured | ow | us | importing frameworks (on rank 0), each moment once
 timing.compile_us   | int  | obs | I | measured | ow | us | compiling
-timing.first_step_us | int | obs | I | measured | ow | us | the first step
-timing.warmup_us    | int  | obs | I | measured | ow | us | steps discarded
+timing.first_step_us | int | obs | I | measured | ow | us | the first step as the work timed it; else from the end of imports to its end
+timing.warmup_us    | int  | obs | I | measured | ow | us | steps discarded, the first one included
 timing.steady_us    | int  | obs | I | measured | ow | us | steps counted
 timing.eval_us      | int  | obs | I | measured | ow | us | evaluation
 timing.checkpoint_us | int | obs | I | measured | ow | us | checkpoints
 timing.data_wait_us | int  | obs | I | measured | ow | us | waiting for data
-timing.idle_us      | int  | obs | I | measured | ow | us | the rest
+timing.idle_us      | int  | obs | I | measured | ow | us | what of the run no other part accounts for
 timing.collect_us   | int  | obs | I | measured | o | us | listing and measuring after the end
 timing.run_us       | int  | obs | I | measured | o | us | from the work's first instruction to its end
 timing.cpu_us       | int  | obs | I | measured | o | us | CPU time of the work
@@ -158,6 +159,7 @@ steady.first_step   | int  | obs | I | measured | ow |  | number of the first st
 steady.last_step    | int  | obs | I | measured | ow |  | number of the last one
 steady.n_steps      | int  | obs | W | measured | ow | steps | steps that count; compared within 10 %
 steady.step_us      | json | obs | I | measured | ow | us | quantiles of step times
+steady.inside       | json | obs | W | measured | ow | steps | steps that count with an evaluation or a checkpoint inside, by name
 steady.series_ref   | text | obs | I | measured | ow |  | artifact that holds the series
 
 metrics.primary     | text | decl | K | context | r |  | the metric this run is judged by
@@ -167,6 +169,7 @@ metrics.values      | list:metrics | der | K | measured | ow |  | what was repor
 mem.peak_alloc_bytes | numbers | obs | I | measured | ow | bytes | most memory allocated, by rank
 mem.peak_reserved   | numbers | obs | I | measured | ow | bytes | most memory reserved, by rank
 mem.host_rss_peak   | int  | obs | I | measured | o | bytes | largest resident set of the work
+mem.host_rss_scope  | text | obs | I | measured | o |  | whose that is: `largest_process`, not the sum of all
 
 checks.finite       | bool | der | I | context | d |  | no reported value was NaN or infinite
 checks.exit_zero    | bool | der | I | context | d |  | it ended by itself with exit code 0
@@ -192,6 +195,7 @@ outcome.log_tail_sha256 | hex | obs | I | measured | o |  | digest of the log's 
 lifecycle           | list:lifecycle | obs | I | measured | o |  | what happened, in order
 clock.offset_us     | signed | obs | W | context | o | us | machine's clock minus client's; over 1 s warns
 clock.rtt_us        | int  | obs | I | context | o | us | round trip it was measured over
+clock.stepped_us    | signed | obs | W | measured | o | us | by how much the machine's wall clock moved against its monotonic one during the attempt; 0 if by less than 0.1 s
 clock.boot_id       | text | obs | I | measured | o |  | boot of the machine
 
 cost.currency       | text | decl | I | context | qeo |  | of the amounts

@@ -152,7 +152,7 @@ def _metrics(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: bool
         if isinstance(v, str) and not misfit("decimal", v):
             when = then
             rows.append(_metric(name, unit, higher, v, definition, count))
-    primary = block.get("primary")
+    primary, more = block.get("primary"), block.get("higher_is_better")
     last, _, _, then = _unwrap(block.get("last"), at)
     if (
         isinstance(primary, str)
@@ -162,7 +162,9 @@ def _metrics(field: SchemaField, measured: Mapping[str, Any], at: int, cpu: bool
         v = last.get(primary)
         if isinstance(v, str) and not misfit("decimal", v):
             when = then
-            rows.append(_metric(primary[:200], "", None, v, "reported_last/1", 1))
+            rows.append(
+                _metric(primary[:200], "", more if type(more) is bool else None, v, "reported_last/1", 1)
+            )
     if not rows:
         return unobserved(_unwrap(block.get("read"), at)[1] or "the work reported no figure")
     return seen(rows, "workload", when)

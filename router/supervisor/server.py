@@ -86,7 +86,7 @@ class Server:
         else:
             if reply is not None:
                 data = reply.pop("", b"")
-                self.wire.send({"re": op, "ok": True, **reply}, data)
+                self.wire.send({"re": op, "ok": True, "now_us": machine.now_us(), **reply}, data)
             if op == "start":
                 self.started()
             return
