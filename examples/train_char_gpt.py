@@ -275,9 +275,7 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
     say(f"{given.size}: {count / 1e6:.1f} M parameters on {WORLD} x {place.name}, {str(place.dtype)[6:]}")
     say(f"text: {facts['files']} files, {facts['bytes']:,} bytes, manifest {facts['sha256'][:12]}")
     optimiser = torch.optim.AdamW(model.parameters(), lr=size.rate, betas=(0.9, 0.95), weight_decay=0.1)
-    # Draws for all ranks, so that a run may be resumed on another number of them.
-    generator = torch.Generator().manual_seed(given.seed)
-
+    generator = torch.Generator().manual_seed(given.seed)  # for all ranks: another number may resume
     folder = Path(os.environ.get("ROUTE_CHECKPOINTS") or "checkpoints")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps([size, given.seed, facts["sha256"]])
@@ -289,11 +287,10 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         first = state["step"]
+        report("resumed", step=first)
         say(f"resumed at step {first} of {size.steps} from {path}")
     elif strange := sorted(p.name for p in folder.glob("char-gpt-*.pt")):
         say(f"begins at step 0; left alone: {', '.join(strange)}")
-
-    report("resumed", step=first)
 
     runner: nn.Module = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
     if given.compile:
@@ -301,22 +298,10 @@ def train(given: argparse.Namespace, size: Size, place: Place) -> None:
     stopped: list[int] = []
     if WORLD == 1:  # ranks could not agree on a last step: under torchrun the last checkpoint has to do
         signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    losses: list[float] = []
-    spent: list[float] = []
+    losses, spent, waited = list[float](), list[float](), 0.0
     share, volume = size.batch // WORLD, size.batch * size.length
-    waited = 0.0  # for data, within the steps
-    told = {
-        "tokens_per_step": volume,
-        "seq_len": size.length,
-        "global_batch": size.batch,
-        "micro_batch": share,
-    }
-    told |= {"grad_accum": 1, "dtype": str(place.dtype)[6:], "seed": given.seed, "dp": WORLD}
-    told |= {
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "manifest_sha256": facts["sha256"],
-    }
-    report("fields", **told)
+    report("fields", tokens_per_step=volume, seq_len=size.length, global_batch=size.batch, seed=given.seed)
+    report("fields", dtype=str(place.dtype)[6:], deterministic=False, manifest_sha256=facts["sha256"])
     for step in range(first, size.steps):
         profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
         began = time.perf_counter()
@@ -374,7 +359,6 @@ def finish(summary: dict[str, Any], size: Size, place: Place, model: GPT, held: 
     peak = {"host_rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if place.device.type == "cuda":
         peak["peak_alloc_bytes"] = torch.cuda.max_memory_allocated()
-        peak["peak_reserved"] = torch.cuda.max_memory_reserved()
     report("memory", **peak)
     began = time.perf_counter()
     loss = held_out_loss(model, place, held, size)
@@ -382,8 +366,7 @@ def finish(summary: dict[str, Any], size: Size, place: Place, model: GPT, held: 
     summary |= {"device": place.name, "dtype": str(place.dtype)[6:], "kernel": place.kernel, **peak}
     summary |= {"loss_held_out": loss, "torch": torch.__version__}
     written = sample(model, place, size, summary["seed"])
-    folder = Path(os.environ.get("ROUTE_OUTPUTS") or "results")
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(os.environ.get("ROUTE_OUTPUTS") or "results")).mkdir(parents=True, exist_ok=True)
     (folder / "sample.txt").write_text(written + "\n", encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     say(f"held-out loss {loss:.3f}, peak memory {peak['host_rss_peak'] >> 20} MiB; it writes:\n{written}")

@@ -350,8 +350,8 @@ class Backend(ABC):
 
     @abstractmethod
     def logs(self, handle: Handle, offset: int = 0, follow: bool = False) -> Iterator[bytes]:
-        """The log from byte `offset` on, raw. With `follow` it ends once the run is final and all
-        is read. Raises `Unavailable` when the place cannot be reached; go on from the last offset."""
+        """The log from byte `offset` on, raw. With `follow` it ends once the run is final and all is read.
+        Raises `Unavailable` when the place cannot be reached; go on from the last offset."""
 
     def attached(self, handle: Handle, offset: int = 0) -> Iterator[bytes | Status]:
         """Log bytes from `offset` on and every change of the status as they come; the last item is
@@ -363,8 +363,7 @@ class Backend(ABC):
         while True:
             try:
                 for chunk in self.logs(handle, offset, follow=True):
-                    offset += len(chunk)
-                    pause = 0.05
+                    offset, pause = offset + len(chunk), 0.05
                     yield chunk
             except Unavailable:
                 pass
@@ -386,8 +385,7 @@ class Backend(ABC):
 
     @abstractmethod
     def cleanup(self, handle: Handle) -> None:
-        """After a final state and after fetch: free what the run holds. Repeatable; afterwards
-        nothing bills."""
+        """After a final state and fetch: free what the run holds. Repeatable; then nothing bills."""
 
     def quote(self, workload: Workload, offer: Offer) -> Quote | None:
         """The price of `offer`, frozen in the receipt. None = no price is known."""
@@ -398,10 +396,5 @@ class Backend(ABC):
         return None
 
     def noticed(self, handle: Handle) -> Mapping[str, int]:
-        """What this side has measured of a run by itself, as far as it did; asks nobody, never raises.
-
-        `image_us`: how long the image or environment took to be made ready for its start.
-        `offset_us`: the machine's clock minus this computer's, and `rtt_us`: the round trip over
-        which that was seen, so that it may be wrong by half of it. This default knows nothing.
-        """
+        """What was measured here (docs/writing-a-backend.md, "Measured by the client"). Never raises."""
         return {}

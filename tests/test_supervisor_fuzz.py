@@ -271,7 +271,7 @@ def test_garbage_among_the_metrics(place: Place) -> None:
     assert measured["metrics"]["tok_s_global"]["v"] == "10000000", "1000 tokens in each 100 us"
     assert measured["checks"]["finite"]["v"] is False
     assert [measured["kernel"][n]["v"] for n in ("requested", "observed")] == ["fa4", "triton"]
-    assert measured["cache"][0]["v"]["hits"] == 3
+    assert measured["cache"]["v"][0]["v"]["hits"] == 3
     assert measured["promotion"]["v"]["status"] == "accept"
 
 

@@ -26,7 +26,7 @@ def before(look: Look) -> Json:
     """What tells later in which state the start found this machine."""
     found: Json = {"checkpoints": False}
     with os.scandir(work.checkpoints(look.attempt, look.spec)) as entries:
-        found["checkpoints"] = any(True for _ in entries)
+        found["checkpoints"] = any(not entry.name.startswith(".") for entry in entries)
     found["rebooted"] = _first_since_reboot(look)
     return found
 
@@ -58,7 +58,7 @@ def startup(o: Observed, look: Look) -> Json:
             return {"class": o.seen("resumed_checkpoint", src="workload")}
     elif seen.get("checkpoints") and _may_resume(look):
         why = "checkpoints stood there, and the work did not say whether it went on from one"
-        return {"class": o.seen(None, why + "; say so with route_report.note('resumed', step=N), 0 if not")}
+        return {"class": o.seen(None, why + "; say so with route_report.resumed(N), 0 if not")}
     if "rebooted" not in seen:
         return {"class": o.seen(None, "nobody looked at the machine before the start")}
     return {
