@@ -21,6 +21,9 @@ from compute_router.supervisor.observing import reports, timeline
 from compute_router.supervisor.observing.facts import Look, Observed
 from compute_router.supervisor.runs import Attempt, Run
 from compute_router.workload import Entry, Workload
+from compute_router.workloads.bench import Bench
+from compute_router.workloads.train import Train
+from compute_router.workloads.validate import Validate
 
 WORK = """
 import time, numpy_stand_in
@@ -267,3 +270,44 @@ def test_the_client_measures_the_clock_and_the_environment(tmp_path: Path) -> No
         fact = at_path(context, field.path)
         if field.path.startswith("timing.") and fact["v"] is None:
             assert len(fact["why"]) > 12, (field.path, fact)
+
+
+def test_another_kernel_than_declared_is_no_claim(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "w.py").write_text(
+        "import route_report as r\nr.kernel('flash', 'flash')\nfor i in range(6): r.step(i, tokens=1)\n"
+    )
+    entry = Entry(root=str(tmp_path / "src"), script="w.py")
+    work = Workload(name="kernel", entry=entry, kind="train", python=sys.executable, fields={"kernel": "fa4"})
+    receipt = run(work, router=Router(tmp_path / "home", plugins=False))
+    context = receipt["context"]
+    assert [value(context, f"kernel.{name}") for name in ("requested", "observed")] == ["fa4", "flash"]
+    assert value(context, "checks.kernel_truth") is False, (
+        "the work's own word for what was asked is not ours"
+    )
+    assert receipt["evidence_class"] == "anecdote"
+    assert "CHECK_FAILED" in [reason["code"] for reason in receipt["evidence_reasons"]]
+
+
+def scaled(node: Any, by: int) -> Any:
+    """The same block of work that took `by` times as long."""
+    if isinstance(node, dict):
+        return {
+            name: item * by if name.endswith("_us") and type(item) is int else scaled(item, by)
+            for name, item in node.items()
+        }
+    return [scaled(item, by) for item in node] if isinstance(node, list) else node
+
+
+def test_no_check_knows_how_fast_it_went(place: Place) -> None:
+    code = WORK.replace("numpy_stand_in", "json").replace("RESUMED", "0").replace("EVAL", "-1")
+    found = measure(place, code)
+    for name in ("steady_us", "warmup_us", "run_us", "idle_us", "data_wait_us"):
+        found["timing"][name] = found["timing"][name]["v"]
+    found["steady"]["step_us"] = found["steady"]["step_us"]["v"]
+    slow = scaled(found, 10**6)
+    slow["steady"]["step_us"] = {name: us * 10**6 for name, us in slow["steady"]["step_us"].items()}
+    slow["metrics"]["tok_s_global"]["v"] = "0.000001"
+    for kind in (Train(), Bench(), Validate()):
+        assert kind.checks(found) == kind.checks(slow)
+        assert kind.success(found) == kind.success(slow)

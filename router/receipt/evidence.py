@@ -123,6 +123,7 @@ def _context(path: str) -> Callable[[Mapping[str, Any]], Any]:
 
 
 _state, _dirty, _diff = _context("outcome.state"), _context("code.dirty"), _context("code.diff_sha256")
+_recompiles = _context("compile.recompiles")
 _success, _verdict = _context("checks.success"), _context("promotion.status")
 
 RULES: tuple[Rule, ...] = (
@@ -169,6 +170,12 @@ RULES: tuple[Rule, ...] = (
     Rule("HW_ERRORS", "anecdote", "the hardware failed while it ran: {}", _hardware_errors),
     Rule("CHECK_UNOBSERVED", "exploratory", "checks not observed: {}", lambda r: _checks(r, False)),
     Rule("KEY_UNOBSERVED", "exploratory", "not observed: {}", _unseen_keys),
+    Rule(
+        "RECOMPILED",
+        "exploratory",
+        "compiled {} times inside the steady window",
+        lambda r: str(_recompiles(r)) if type(_recompiles(r)) is int and _recompiles(r) > 0 else "",
+    ),
     Rule("SELF_REPORTED", "exploratory", "reported by the work alone, without {} seen by us", _self_told),
     Rule(
         "RECORDED",
