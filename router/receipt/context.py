@@ -318,7 +318,7 @@ class Context:
 
     def _caution(self, found: dict[str, Any]) -> None:
         """Add to the caveats what two facts side by side give away."""
-        told = list(value(found, "caveats") or ())
+        told: list[str] = list(value(found, "caveats") or [])
         promised, got = value(found, "offer.start_class"), value(found, "startup.class")
         if promised not in (None, "unobserved", got) and got is not None:
             told.append(f"the backend promised a start of class {promised}, and it was {got}")
