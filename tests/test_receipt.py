@@ -147,6 +147,24 @@ def test_a_compared_storage_that_hides_equals_nothing(role: str) -> None:
     ]
 
 
+def test_one_disk_of_one_boot_is_the_same_storage_though_its_class_hides() -> None:
+    other = key_run_id("another run")
+
+    def compared(device: str, boot: str, **which: Any) -> tuple[Any, set[str]]:
+        place = {"class": {"v": None, "why": "virtio"}, "fs": "ext4", "backing": "vda (virtio)"}
+        storage = [{"role": "compile-cache", **place, "device": device}]
+        clock = {"boot_id": seen(boot), "offset_us": {"v": None, "why": "the client measures this"}}
+        run = made(measurements(storage=storage, clock=clock, **which), **which)
+        unseen = {r["sentence"] for r in run["evidence_reasons"] if r["code"] == "KEY_UNOBSERVED"}
+        return run["comparability"]["fields"]["storage"], unseen
+
+    first, unseen = compared("254:0", "boot-a")
+    assert not any("storage" in sentence for sentence in unseen)
+    assert first == compared("254:0", "boot-a", run_id=other)[0]
+    assert first != compared("254:16", "boot-a")[0]
+    assert first != compared("254:0", "boot-b")[0], "after a boot the name may be that of another disk"
+
+
 def test_the_evidence_class_gives_its_reasons(whole: dict[str, Any]) -> None:
     codes = {r["code"] for r in whole["evidence_reasons"]}
     assert whole["evidence_class"] == "exploratory"

@@ -50,16 +50,27 @@ def _checks(receipt: Mapping[str, Any], want: bool) -> str:
 def _unseen_keys(receipt: Mapping[str, Any]) -> str:
     context = receipt.get("context")
     paths = [f.path for f in TABLE if f.cls == "K" and f.block != "receipt"]
-    return ", ".join(path for path in paths if _unseen(path, at_path(context, path)))
+    return ", ".join(path for path in paths if _unseen(path, at_path(context, path), context))
 
 
-def _unseen(path: str, fact: Any) -> bool:
+def _unseen(path: str, fact: Any, context: Any) -> bool:
     """Whether nobody saw a field, or a part of it that makes the key."""
     if missing(fact) == "unobserved":
         return True
     if path != "storage" or missing(fact):
         return False
-    return any(item.get("class") in (None, "unobserved") for item in _compared(fact["v"]))
+    return any(not _lies_on(item, context) for item in _compared(fact["v"]))
+
+
+def _lies_on(item: Mapping[str, Any], context: Any) -> str:
+    """What a storage is compared by: its class. Where that hides (the disk of a virtual machine), the
+    same device of the same boot is still the same storage, and equals nothing else. Else nothing."""
+    if item.get("class") not in (None, _UNSEEN):
+        return str(item["class"])
+    known = [value(context, "clock.boot_id"), *(item.get(name) for name in ("device", "fs", "backing"))]
+    if not all(isinstance(part, str) and part for part in known):
+        return ""
+    return f"{_UNSEEN}, one device of one boot: {digest(known)[:16]}"
 
 
 def _compared(v: Any) -> list[Mapping[str, Any]]:
@@ -232,7 +243,7 @@ def comparability(receipt: Mapping[str, Any]) -> dict[str, Any]:
             continue
         fact = at_path(receipt.get("context"), field.path)
         gone = missing(fact)
-        if _unseen(field.path, fact):
+        if _unseen(field.path, fact, receipt.get("context")):
             fields[field.path] = {"unobserved": f"{receipt.get('run_id')}/{receipt.get('attempt')}"}
         elif gone:
             fields[field.path] = {"not_applicable": True}
@@ -248,7 +259,8 @@ def _of_key(path: str, v: Any, receipt: Mapping[str, Any]) -> Any:
         told = ([_text(i.get(n)) for n in ("kind", *_CACHE)] for i in v)
         return sorted([own if text == _UNSEEN else text for text in row] for row in told)
     if path == "storage":
-        return sorted([_text(i.get(n)) for n in ("role", "class")] for i in _compared(v))
+        context = receipt.get("context")
+        return sorted([_text(i.get("role")), _lies_on(i, context)] for i in _compared(v))
     if path == "metrics.values":
         primary = value(receipt.get("context"), "metrics.primary")
         rows = [i for i in v if i.get("name") == primary] or v
