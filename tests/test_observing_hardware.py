@@ -159,6 +159,14 @@ def test_an_older_library_lacks_some_calls(tmp_path: Path, monkeypatch: pytest.M
     assert gpu["sku"] == "A100-SXM-80GB"
 
 
+def test_what_draws_does_not_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags in ((), ("-DOLD",)):
+        here(monkeypatch, serving(tmp_path, told(["RTX-4090"], _0__screens="8 9", _0__used=5 << 30), *flags))
+        [gpu] = gpus.look()["gpus"]
+        assert (gpu["processes"], gpu["drawing"]) == ([], 2)
+        assert not gpus.foreign(gpu)
+
+
 def test_more_processes_than_there_was_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pids = list(range(100, 150))
     here(monkeypatch, serving(tmp_path, told(["L4-PCIE"], _0__pids=" ".join(map(str, pids)))))
@@ -405,5 +413,7 @@ def test_memory_in_use_tells_of_somebody_unseen(monkeypatch: pytest.MonkeyPatch)
         nothing = {"processes": [], "memory_used_bytes": 4 << 20}
         assert gpus.foreign(nothing) == (None if inside else 0), "an empty list in a container says nothing"
         assert gpus.foreign({"processes": [], "memory_used_bytes": 40 << 30}) == 1
+        screen = {"processes": [], "drawing": 3, "memory_used_bytes": 5 << 30}
+        assert gpus.foreign(screen) == (None if inside else 0), "a desktop is nobody's work"
         assert gpus.foreign({"processes": [5, 6], "memory_used_bytes": 0}, ours={5}) == 1
         assert gpus.foreign({"memory_used_bytes": 0}) is None

@@ -242,10 +242,10 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t d, nvmlUtilization_t *ou
     out->gpu = out->memory = (unsigned int)v;
     return r;
 }
-#define RUNNING(f, type) nvmlReturn_t f(nvmlDevice_t d, unsigned int *count, type *rows) { \
+#define RUNNING(f, type, key) nvmlReturn_t f(nvmlDevice_t d, unsigned int *count, type *rows) { \
     unsigned int n = 0, room = *count; char list[256] = ""; \
     enter(#f); \
-    const char *value = of(d, "pids"); \
+    const char *value = of(d, key); \
     if (!value) return 3; \
     if (*value == '!') return atoi(value + 1); \
     strncpy(list, value, 255); \
@@ -253,10 +253,13 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t d, nvmlUtilization_t *ou
         if (n < room) { memset(rows + n, 0, sizeof *rows); rows[n].pid = (unsigned int)atoi(word); } \
     *count = n; return n > room ? 7 : 0; }
 #undef nvmlDeviceGetComputeRunningProcesses
+#undef nvmlDeviceGetGraphicsRunningProcesses
 #ifndef OLD
-RUNNING(nvmlDeviceGetComputeRunningProcesses_v2, nvmlProcessInfo_v2_t)
+RUNNING(nvmlDeviceGetComputeRunningProcesses_v2, nvmlProcessInfo_v2_t, "pids")
+RUNNING(nvmlDeviceGetGraphicsRunningProcesses_v2, nvmlProcessInfo_v2_t, "screens")
 #endif
-RUNNING(nvmlDeviceGetComputeRunningProcesses, nvmlProcessInfo_v1_t)
+RUNNING(nvmlDeviceGetComputeRunningProcesses, nvmlProcessInfo_v1_t, "pids")
+RUNNING(nvmlDeviceGetGraphicsRunningProcesses, nvmlProcessInfo_v1_t, "screens")
 #ifndef OLD
 nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out) { *out = (nvmlEventSet_t)(size_t)64; return 0; }
 nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t d, unsigned long long types, nvmlEventSet_t set) {

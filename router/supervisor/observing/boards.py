@@ -83,6 +83,7 @@ def identify(lib: Library, handle: Any, record: Json) -> None:
     _take(record, "remap_pending", lambda: _rows(lib.get("nvmlDeviceGetRemappedRows", handle)))
     _take(record, "retired_pending", lambda: lib.get("nvmlDeviceGetRetiredPagesPendingStatus", handle))
     _take(record, "processes", lambda: lib.processes(handle))
+    _take(record, "drawing", lambda: len(lib.processes(handle, "Graphics")))
 
 
 def _pci(pci: Any) -> Json:

@@ -162,7 +162,9 @@ def foreign(gpu: Json, ours: Any = (), *, before: bool = True) -> Optional[int]:
     listed = gpu.get("processes")
     others = None if listed is None else len([pid for pid in listed if pid not in ours])
     used = gpu.get("memory_used_bytes")
-    if not others and before and "whole" not in gpu and used is not None and used > IDLE_BYTES:
+    # What draws on a screen takes memory too, and is nobody's work.
+    idle = before and "whole" not in gpu and not gpu.get("drawing")
+    if not others and idle and used is not None and used > IDLE_BYTES:
         return 1
     if others is None or (others == 0 and inside()):
         return None

@@ -63,6 +63,8 @@ nvmlDeviceGetPowerUsage device uint*
 nvmlDeviceGetUtilizationRates device utilization*
 nvmlDeviceGetComputeRunningProcesses_v2 device uint* processes
 nvmlDeviceGetComputeRunningProcesses device uint* processes1
+nvmlDeviceGetGraphicsRunningProcesses_v2 device uint* processes
+nvmlDeviceGetGraphicsRunningProcesses device uint* processes1
 nvmlEventSetCreate set*
 nvmlDeviceRegisterEvents device ulong set
 nvmlEventSetWait_v2 set event* uint
@@ -241,13 +243,13 @@ class Library:
         said = told(code) or b""
         return "NVML says: %s (%d)" % (said.decode("utf-8", "replace")[:80] or "nothing", code)
 
-    def processes(self, device: Any) -> List[int]:
-        """The pids that compute on a device, as far as NVML shows them."""
+    def processes(self, device: Any, what: str = "Compute") -> List[int]:
+        """The pids that compute on a device (or draw: `Graphics`), as far as NVML shows them."""
         import ctypes as c
 
         # Not _v3: drivers of 2023 wrote it with records of another size than their header said.
-        names = ("nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetComputeRunningProcesses")
-        for number, name in enumerate(names):
+        for number, version in enumerate(("_v2", "")):
+            name = "nvmlDeviceGet%sRunningProcesses%s" % (what, version)
             try:
                 made, kinds = self._call(name)
             except Unseen:

@@ -155,7 +155,9 @@ def _gpu(node: Any, number: int) -> Iterator[Json]:
     record["ecc"] = SWITCHED.get((ecc or "").lower(), "unsupported")
     _health(record, node)
     _detail(record, node)
-    pids = [_number(_text(p, "pid")) for p in node.findall("processes/process_info") if _computes(p)]
+    users = node.findall("processes/process_info")
+    pids = [_number(_text(p, "pid")) for p in users if _computes(p)]
+    record["drawing"] = len(users) - len(pids)
     # `N/A` in place of the list is a driver that does not tell.
     listed = node.find("processes")
     silent = listed is None or (not len(listed) and (listed.text or "").strip().upper() in SILENT - {""})
