@@ -109,7 +109,10 @@ def _self_told(receipt: Mapping[str, Any]) -> str:
     if at_path(context, "metrics.values.src") != "workload":
         return ""
     told = []
-    for path in ("hw.observed.sku", "kernel.observed"):
+    # Where no kernel need be chosen and none was asked for, a word about it too many costs nothing.
+    chosen = missing(at_path(context, "kernel.probe")) != "not_applicable"
+    chosen = chosen or at_path(context, "kernel.requested.src") == "requested"
+    for path in ("hw.observed.sku", *(["kernel.observed"] if chosen else [])):
         fact = at_path(context, path)
         if missing(fact) == "unobserved" or at_path(fact, "src") == "workload":
             told.append(path)
