@@ -18,6 +18,7 @@ TRAIN = TOP / "examples" / "train_char_gpt.py"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # compiling takes a minute, and many on a machine that others use
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler for the CPU"),
 ]
