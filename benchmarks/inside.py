@@ -1,4 +1,4 @@
-"""What it costs a Python process of a run to be seen from inside: processor time of a start, with and without."""
+"""What it costs a Python process of a run to be seen from inside: processor time of a start."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ Appends JSON lines to $ROUTE_INSIDE. Loaded at every Python start of a run, so i
 nothing that is not loaded already; what it looks at is read only where the work itself has loaded it.
 """
 
+import atexit
 import os
 import sys
 import time
@@ -108,8 +109,6 @@ def _imported(name: str, began: int, good: bool) -> None:
         if good and os.getpid() == _pid:
             # It stands beside us, and is loaded only where there is something to count.
             __import__("route_inside_counts").attach(name, put)
-            import atexit
-
             # Registered behind what it imported, so that it looks before that is torn down.
             atexit.unregister(_end)
             atexit.register(_end)
