@@ -286,6 +286,7 @@ def test_client_and_supervisor_are_killed(folder: Path, home: Path, how: str) ->
     place.clean(*told, out.stdout, out.stderr, but=() if clean else ("attempts/1/log", "withheld", "outputs"))
     receipt = place.receipt()
     assert receipt["measured"]["log"]["scrubbed"]["v"] is clean
+    assert any("secrets" in text for text in receipt["context"]["caveats"]["v"] or []) is not clean
     log = (place.run() / "log").read_bytes()
     assert (b"the end" in log) is clean
     assert (b"more bytes may hold secrets and stay there" in log) is not clean

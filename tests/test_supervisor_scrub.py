@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_router.supervisor import masking, notice
+from compute_router.supervisor import logcap, masking, notice
 from compute_router.supervisor.runs import Attempt, Run
 from compute_router.supervisor.scrub import Scrubber
 
@@ -128,6 +128,42 @@ def test_half_a_secret_at_the_very_end_is_masked(tmp_path: Path) -> None:
     masking.finish(here, {"secrets": ["A"]}, {"A": "abcdefghijkl"})
     assert Path(here.at("log")).read_bytes() == b"killed while writing ********"
     assert masking.read(here) == masking.DONE
+
+
+def test_what_a_cap_cuts_out_leaves_no_half_of_a_secret(tmp_path: Path) -> None:
+    """The hole comes before anybody has looked: a secret that lies across its edges is masked in part."""
+    here, value = attempt(tmp_path), "s3cret" * 6
+    masking.begin(here, {"A": value})
+    log = Path(here.at("log"))
+    log.write_bytes((b"." * 7 + value.encode()) * 20_000)
+    size = log.stat().st_size
+    if logcap.cap(here, 1 << 18, size) < 0:
+        pytest.skip("no holes can be punched into files here")
+    begin, end = logcap.hole(here)
+    assert 0 < begin < end < size
+    masking.finish(here, {"secrets": ["A"]}, {"A": value})
+    data = log.read_bytes()
+    assert len(data) == size
+    for kept in (data[:begin], data[end:]):
+        assert b"s3cret" not in kept
+        assert kept.count(b"......." + b"*" * len(value)) > 700
+    assert masking.read(here) == masking.DONE
+
+
+def test_a_metrics_file_and_the_error_files_of_ranks_are_masked_and_links_are_not_followed(
+    tmp_path: Path,
+) -> None:
+    here, other = attempt(tmp_path), tmp_path / "not ours"
+    other.write_bytes(b"s3cret-value")
+    masking.begin(here, {"A": "s3cret-value"})
+    os.makedirs(here.at("ranks/0"))
+    for name in ("metrics.jsonl", "ranks/0/error.json", "log"):
+        Path(here.at(name)).write_bytes(b'{"x": "s3cret-value"}')
+    os.symlink(other, here.at("ranks/link"))
+    masking.finish(here, {"secrets": ["A"]}, {"A": "s3cret-value"})
+    for name in ("metrics.jsonl", "ranks/0/error.json", "log"):
+        assert Path(here.at(name)).read_bytes() == b'{"x": "************"}'
+    assert other.read_bytes() == b"s3cret-value"
 
 
 WRITER = """

@@ -13,6 +13,7 @@ from compute_router.backend import Cost, NoOffer, Offer, Status
 from compute_router.policy import Decision
 from compute_router.receipt.context import Context
 from compute_router.receipt.evidence import comparability, evidence
+from compute_router.receipt.facts import at_path
 from compute_router.receipt.observing import observe
 from compute_router.receipt.schema import MEASURED, RULES, SCHEMA
 from compute_router.records import canonical, plain
@@ -62,6 +63,8 @@ def build(
     if not status.state.final:
         raise ValueError(f"a run that is {status.state.value} has no receipt yet")
     block, sha256, caveats = _measured(measured, measured_sha256, run_id, status.attempt)
+    if at_path(block, "log.scrubbed.v") is False:
+        caveats.append("nobody could look through all of the log and the outputs for secrets")
     cpu = _family(workload, offers, intent) == "cpu"
     context = Context(
         workload=workload,

@@ -131,8 +131,8 @@ class Masker:
             before, after = logcap.hole(self.attempt)
             if before <= self.clean < after:
                 # What begins behind the hole may be the end of something that began in it.
-                size = os.fstat(fd).st_size
-                cover(fd, after, min(size, after + self.look.longest))
+                overwrite(fd, after, os.pread(fd, 2 * self.look.longest, after), self.look)
+                cover(fd, after, after + self.look.longest)
                 self.clean = after
                 return True
             stop = before if self.clean < before < after else DONE
