@@ -92,6 +92,20 @@ def test_a_substitute_is_declared(router: Router, tmp_path: Path, monkeypatch: p
     )
 
 
+def test_the_next_offer_may_be_on_the_same_machine(
+    router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in serving(tmp_path, told(["H200-SXM", "L4-PCIE"], _0__power_limit_mw="!15")).items():
+        monkeypatch.setenv(name, value)
+    run = router.submit(router.plan(load("work.py", router=router)))
+    context = router.resume(run)["context"]
+    assert context["outcome"]["state"]["v"] == "succeeded"
+    assert (run.path / "log").read_text().split() == [uuid(1)]
+    [refused] = context["decision"]["tries"]["v"]
+    assert "is lost" in refused["what"]
+    assert context["hw"]["match"]["v"] == "declared"
+
+
 def test_hardware_that_fails_while_it_runs_lowers_the_evidence(
     router: Router, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import stat
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from boards import element, printed, process, tool, topology
 from supervisor_driver import Fault, Place, holders, kill, shell
+
+from compute_router.records import canonical
 
 
 @pytest.fixture
@@ -271,3 +274,39 @@ def test_a_substitute_will_do(place: Place, tmp_path: Path) -> None:
     run_id = place.submit(link, shell("echo $CUDA_VISIBLE_DEVICES", devices=gpus(1, substitutes=("H100",))))
     link.start(run_id)
     assert link.follow(run_id)[1] == b"GPU-cccc\n"
+
+
+def test_the_next_offer_on_the_same_machine_takes_the_place_of_one_that_was_refused(
+    place: Place, tmp_path: Path
+) -> None:
+    link, ledger = place.link(), tmp_path / "ledger"
+    holder = place.submit(link, shell("sleep 30", leases=["gpu"], grace_us=100_000))
+    link.ask("start", run_id=holder, attempt=1, wait_us=0)
+    refused = shell(f"echo x >> {ledger}", leases=["gpu"])
+    run_id = place.submit(link, refused)
+    with pytest.raises(Fault, match="BUSY"):
+        link.ask("start", run_id=run_id, attempt=1, wait_us=0)
+    instead = {**refused, "leases": [], "devices": {"family": "cpu"}}
+    assert link.commit(instead)["already"] is True
+    old = hashlib.sha256(canonical(refused)).hexdigest()
+    with pytest.raises(Fault, match="CONFLICT"):
+        link.ask("start", run_id=run_id, attempt=1, wait_us=0, spec_sha256=old)
+    assert not ledger.exists()
+    link.ask("start", run_id=run_id, attempt=1, wait_us=0)
+    assert link.follow(run_id)[0]["state"] == "succeeded"
+    for late in (refused, {**refused, "argv": ["/bin/false"]}):
+        with pytest.raises(Fault, match="CONFLICT"):
+            link.commit(late)
+    assert ledger.read_text() == "x\n"
+
+
+def test_a_waiter_holds_on_to_its_specification(place: Place) -> None:
+    link = place.link()
+    holder = place.submit(link, shell("sleep 30", leases=["one"], grace_us=100_000))
+    link.ask("start", run_id=holder, attempt=1, wait_us=0)
+    waits = shell("true", leases=["one"])
+    run_id = place.submit(link, waits)
+    assert link.ask("start", run_id=run_id, attempt=1, wait_us=None)["status"]["state"] == "waiting"
+    with pytest.raises(Fault, match="CONFLICT"):
+        link.commit({**waits, "leases": []})
+    link.ask("cancel", run_id=run_id)

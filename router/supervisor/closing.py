@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 TAIL = 1 << 16
+UNWATCH = 2.0
+"""Seconds that a watcher may take to see that its attempt is final; one that hangs costs no more."""
 OUT_OF_DEVICE_MEMORY = (
     b"CUDA out of memory",
     b"torch.OutOfMemoryError",
@@ -48,6 +50,7 @@ def close(waiter: Waiter, status: int) -> None:
     if not stuck:
         leases.release(waiter.fds)
     waiter.note("swept")
+    unwatch(waiter)
     facts = {
         "strays": len(strays),
         "stuck": len(stuck),
@@ -57,6 +60,19 @@ def close(waiter: Waiter, status: int) -> None:
         "io": io,
     }
     settle(attempt, waiter.spec, facts, waiter.secrets)
+
+
+def unwatch(waiter: Waiter) -> None:
+    """Wait for the watcher, which ends once the attempt is final: nothing is to grow that was listed."""
+    until = time.monotonic() + UNWATCH
+    try:
+        while waiter.watcher and time.monotonic() < until:
+            if os.waitpid(waiter.watcher, os.WNOHANG)[0]:
+                waiter.watcher = 0
+            else:
+                time.sleep(0.001)
+    except ChildProcessError:
+        waiter.watcher = 0
 
 
 def conclude(attempt: Attempt, status: int) -> Json:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 
-from . import files, forking, machine, names, runs, spec, wire
+from . import files, forking, instead, machine, names, runs, spec, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -193,7 +193,7 @@ class Stage:
         """Make the run live by one rename; the same run again is no error, another one is."""
         run = runs.run(self.root, request)
         found = spec.check(body, run.id)
-        if self._stands(run, body):
+        if self._stands(run, body, found):
             return {"already": True}
         if self.failed:
             raise next(iter(self.failed.values()))
@@ -225,7 +225,7 @@ class Stage:
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                if self._stands(run, body):
+                if self._stands(run, body, found):
                     return {"already": True}
                 raise
             files.sync_folder(os.path.dirname(run.path))
@@ -233,11 +233,11 @@ class Stage:
             _remove(made)
         return {"already": False}
 
-    def _stands(self, run: Run, body: bytes) -> bool:
+    def _stands(self, run: Run, body: bytes, found: Json) -> bool:
         stands = files.read(os.path.join(run.path, "spec.json"))
         if stands is None:
             return False
-        if stands != body:
+        if stands != body and not instead.replace(run, stands, body, found):
             raise Fault(
                 "CONFLICT",
                 "run %s is already here with another specification" % run.id,

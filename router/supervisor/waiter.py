@@ -74,6 +74,8 @@ class Waiter:
         attempt = self.attempt
         if attempt.has("exit.json") or attempt.has("started.json"):
             return
+        if attempt.run.spec() != self.spec:
+            raise Fault("CONFLICT", "run %s has got another specification meanwhile" % attempt.run.id)
         forget(attempt.at("waiting.json"))
         attempt.reserve()
         if attempt.has("cancel.json"):
