@@ -130,7 +130,16 @@ VARIES = (
     # Who and when.
     *("receipt_id", "run_id", "idempotency_key", "created_us", "chain", "measured_sha256", "measured"),
     *("outcome.started_us", "outcome.ended_us", "outcome.log_tail_sha256", "lifecycle", "artifacts"),
-    *("decision.", "clock.", "workload.digest", "mem.", "timing.", "steady.step_us", "env.fp"),
+    *(
+        "decision.",
+        "clock.",
+        "workload.digest",
+        "mem.",
+        "timing.",
+        "distributed.first_step_us",
+        "steady.step_us",
+        "env.fp",
+    ),
     *("storage", "volumes", "metrics.values", "metrics.tok_s_global", "offer."),
     # What this is about.
     *("cache", "compile.cache_hits", "comparability"),
