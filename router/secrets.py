@@ -43,7 +43,7 @@ def resolve(
         what = "secret" if len(missing) == 1 else "secrets"
         stands = f"`keyring set {SERVICE} {missing[0]}`"
         if importlib.util.find_spec("keyring") is None:
-            stands += " (pip install 'compute-router[keyring]')"
+            stands += " (pip install 'compute-router[secrets]')"
         raise CredentialsError(
             f"missing {what}: {', '.join(missing)}{why}",
             mend=f"export {missing[0]}=..., or --env-file FILE with a line {missing[0]}=..., or {stands}",

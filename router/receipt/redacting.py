@@ -53,9 +53,8 @@ class Redactor:
         for rule, pattern, instead in _RULES:
             text, count = pattern.subn(instead, text)
             self._count(rule, field, count)
-        lower = text.lower()
         for shape in shapes():
-            text, count = shape.removed(text, lower)
+            text, count = shape.removed(text)
             self._count("known_token", field, count)
         return text
 
