@@ -196,7 +196,7 @@ TOKENS = [
     "ak-" + "abcDEF123456" * 2, "as-" + "abcDEF123456" * 2,
     "eyJ" + "hbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJlMTIz",
     "glpat-" + "abcDEF12345-_abcDEF1", "npm_" + "a1B2" * 9, "sk_live_" + "a1B2" * 6, "dop_v1_" + "a1" * 32,
-    "pypi-AgEIcHlwaS5vcmc" + "a1B2-" * 12, "SG." + "a1B2c3D4e5F" * 6, "sk-ant-api03-" + "a1-" * 31 + "AA",
+    "pypi-AgEIcHlwaS5vcmc" + "a1B2-" * 12, "SG." + "a1B2c3D4e5F" * 2 + "." + "a1B2c3D4e5-" * 4, "sk-ant-api03-" + "a1-" * 31 + "AA",
 ]  # fmt: skip
 
 
@@ -206,7 +206,9 @@ def test_without_the_extra_the_tokens_of_ml_work_go_all_the_same() -> None:
         "from compute_router.receipt.redacting import Redactor\n"
         "for token in sys.stdin.read().split(): print(Redactor().text(token, 'f'))\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], input="\n".join(TOKENS), capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], input="\n".join(TOKENS), capture_output=True, text=True
+    )
     assert out.stdout.split() == ["***"] * len(TOKENS), out.stderr
 
 

@@ -1,4 +1,4 @@
-"""The forms of known tokens: those that ML work meets, and the rules of detect-secrets where that is installed.
+"""The forms of known tokens: those that ML work meets, and those of detect-secrets where it is installed.
 
 detect-secrets is the extra `secrets`: it needs `requests` and takes a fifth of a second to import,
 so the base install goes without. Its rules are read as they are, from whatever version is there.
