@@ -196,7 +196,8 @@ TOKENS = [
     "ak-" + "abcDEF123456" * 2, "as-" + "abcDEF123456" * 2,
     "eyJ" + "hbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJlMTIz",
     "glpat-" + "abcDEF12345-_abcDEF1", "npm_" + "a1B2" * 9, "sk_live_" + "a1B2" * 6, "dop_v1_" + "a1" * 32,
-    "pypi-AgEIcHlwaS5vcmc" + "a1B2-" * 12, "SG." + "a1B2c3D4e5F" * 2 + "." + "a1B2c3D4e5-" * 4, "sk-ant-api03-" + "a1-" * 31 + "AA",
+    "pypi-AgEIcHlwaS5vcmc" + "a1B2-" * 12, "SG." + "a1B2c3D4e5F" * 2 + "." + "a1B2c3D4e5-" * 4,
+    "sk-ant-api03-" + "a1-" * 31 + "AA",
 ]  # fmt: skip
 
 
