@@ -36,7 +36,7 @@ __all__ = ["Router"]
 OnLog = Callable[[bytes], None]
 
 MOST_ATTEMPTS = 3
-"""Starts of one run, those counted in that are proven never to have executed."""
+"""Starts of one run, with those that are proven never to have executed."""
 
 
 class Router:
@@ -249,12 +249,12 @@ class Router:
     ) -> Status:
         """Follow a run to its end: log bytes from `offset` and every change of state as they come.
 
-        What is proven never to have executed is started again, at the same place (at most
-        `MOST_ATTEMPTS` attempts); nothing else ever is. May be left (Ctrl-C) and called again.
+        Only what is proven never to have executed is started again, at the same place. May be left
+        (Ctrl-C) and called again. Raises `Unavailable` if one start after another leads to nothing.
         """
         # While the work runs there is time to load what its end needs.
         threading.Thread(target=__import__, args=("compute_router.receipt.building",), daemon=True).start()
-        while True:
+        for _ in range(MOST_ATTEMPTS + 1):
             status = self._follow(run, offset, on_log, on_event)
             if status.state is State.COMMITTED:
                 attempt = status.attempt
@@ -265,6 +265,7 @@ class Router:
             if not self._start_again(run, status, attempt, on_event):
                 return status
             offset = 0
+        raise errors.Unavailable(f"every start of run {run.id} led to nothing", mend="route doctor")
 
     def _start_again(self, run: RunFolder, status: Status, attempt: int, on_event: OnEvent | None) -> bool:
         """Start what is proven not to run: an attempt whose start was cut off, or the one after an
@@ -380,10 +381,9 @@ class Router:
     # What a run's folder says
 
     def _workload(self, run: RunFolder) -> Workload:
-        workload = run.read("workload", Workload)
-        if workload is None:
-            raise errors.StoreError(f"{run.path} has no workload.json", mend="route gc removes broken runs")
-        return workload
+        if workload := run.read("workload", Workload):
+            return workload
+        raise errors.StoreError(f"{run.path} has no workload.json", mend="route gc removes broken runs")
 
     def _planned(self, run: RunFolder) -> Plan:
         """The plan as it was made; made afresh if the client died before it was written."""

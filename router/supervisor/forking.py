@@ -81,10 +81,10 @@ def _grandchild(
     told: Told,
 ) -> None:
     """Be the waiter; a failure to become one is told to the server."""
-    from . import inplace, waiter
-
     detached = False
     try:
+        from . import inplace, waiter
+
         close_others({0, 1, 2, told.fd, inplace.stdin(spec)})
         os.makedirs(attempt.path, 0o700, exist_ok=True)
         detach(attempt.at("supervisor.log"))
@@ -92,9 +92,12 @@ def _grandchild(
         waiter.Waiter(attempt, spec, secrets, asked).run(told, wait_us)
     except OSError as e:
         told.say("fault", **refusal(e).told())
-    except BaseException:
+    except BaseException as e:
         if detached:
-            traceback()
+            return traceback()
+        # A folder of ours that is not whole: nothing was started, and it must be heard of.
+        what = "the supervisor cannot be loaded: %s: %s" % (type(e).__name__, str(e)[:200])
+        told.say("fault", code="PREFLIGHT", what=what, mend="remove bin/ below the root and try again")
 
 
 def traceback() -> None:
