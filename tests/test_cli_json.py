@@ -22,6 +22,9 @@ pathlib.Path("results/a.txt").write_text("a")
 """
 
 
+STREAMS = ("run", "rerun", "warm", "record", "resume", "wait", "logs")
+
+
 def document(line: str, command: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(line)
     assert list(found) == ["schema", "command", "ok", "data", "warnings", "error"]
@@ -43,6 +46,8 @@ def document(line: str, command: str) -> dict[str, Any]:
         ["run", "--json", "--dry-run", "work.py"],
         ["plan", "--json", "--values", "work.py"],
         ["rerun", "latest", "--json"],
+        ["warm", "cached.py", "--json"],
+        ["record", "--json", "--", "echo", "seen"],
         ["ps", "--json"],
         ["status", "--json"],
         ["logs", "--json"],
@@ -66,8 +71,15 @@ def document(line: str, command: str) -> dict[str, Any]:
 )
 def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
     (folder / "work.py").write_text(SCRIPT)
+    (folder / "cached.py").write_text(
+        '# /// script\n# [tool.route]\n# volumes = { compile-cache = "/cache" }\n# ///\n'
+        "import os, route_report\nopen(os.environ['TORCHINDUCTOR_CACHE_DIR'] + '/made', 'w').write('x')\n"
+        "route_report.cache('inductor', hits=0, misses=1, verdict='miss')\n"
+    )
     if args[0] not in (
         "run",
+        "warm",
+        "record",
         "plan",
         "backends",
         "policies",
@@ -84,10 +96,20 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
     command = " ".join(args[:2]) if args[0] == "receipt" else args[0]
     assert document(lines[-1], command)["ok"]
     for line in lines[:-1]:
-        assert args[0] in ("run", "rerun", "resume", "wait", "logs"), "only streams have more than one line"
+        assert args[0] in STREAMS, "only streams have more than one line"
         event = json.loads(line)
         assert (event["schema"], event["command"]) == ("route.cli/1", command)
         assert isinstance(event["event"], str)
+
+
+def test_a_seeding_pass_that_warms_nothing_is_not_ok(route: Route, folder: Path) -> None:
+    (folder / "cached.py").write_text(
+        '# /// script\n# [tool.route]\n# volumes = { compile-cache = "/cache" }\n# ///\nprint("seen")\n'
+    )
+    out = route("warm", "cached.py", "--json")
+    assert out.returncode == 65
+    found = document(out.stdout.splitlines()[-1], "warm")
+    assert (found["error"]["code"], found["data"]["schema"]) == ("NOT_WARM", "route.receipt/1")
 
 
 def test_every_verb_is_in_the_test_above() -> None:

@@ -58,7 +58,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def losses(folder: Path) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in lines(folder) if "step" in line}
+    return {line["step"]: line["loss"] for line in lines(folder) if "loss" in line and "step" in line}
 
 
 def event(folder: Path, name: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def losses_so_far(folder: Path) -> dict[int, float]:
     found = {}
     for row in (folder / "metrics.jsonl").read_text().split("\n")[:-1]:
         line = json.loads(row)
-        if "step" in line:
+        if "step" in line and "loss" in line:
             found[line["step"]] = line["loss"]
     return found
 
@@ -290,7 +290,7 @@ def test_a_routed_training_has_its_figures_in_the_receipt(route: Route) -> None:
     assert context["outcome"]["state"]["v"] == "succeeded"
     assert context["checks"]["success"]["v"] is True
     assert context["checks"]["eval_off"]["v"] is True
-    assert receipt["measured"]["kernel"]["v"]["observed"] == "flash"
+    assert receipt["measured"]["kernel"]["observed"]["v"] == "flash"
     assert context["steady"]["n_steps"]["v"] == 11, "the first of twelve is discarded"
     assert float(receipt["measured"]["metrics"]["tok_s_global"]["v"]) > 0
     assert {"summary.json", "sample.txt"} <= {Path(a["path"]).name for a in receipt["measured"]["artifacts"]}

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from boards import element, printed, tool, topology, uuid
 from conftest import ROUTE, Route
 from recording import PLAIN, Env, fact, receipt_of, recorder, run_of, script, until
 
@@ -367,25 +368,15 @@ def test_an_accelerator_that_is_not_there_is_told_and_costs_nothing(route: Route
     assert route("receipt", "verify", "latest").returncode == 0
 
 
-SMI = """#!/bin/sh
-case "$*" in
-*uuid,name,memory.total*) echo "GPU-a, NVIDIA H200, 143771"; echo "GPU-b, NVIDIA H200, 143771";;
-*compute-apps*) ;;
-*) exit 9;;
-esac
-"""
-
-
 def test_the_devices_are_those_that_the_launcher_left_visible(
     route: Route, folder: Path, home: Path, tmp_path: Path
 ) -> None:
     """With a stand-in for nvidia-smi that knows two GPUs: none is leased, and no variable is changed."""
-    (tmp_path / "bin").mkdir()
-    script(tmp_path / "bin", "nvidia-smi", SMI)
-    env: Env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "1"}
+    boards = printed(*(element("H200-SXM", number) for number in range(2)))
+    env: Env = {**tool(tmp_path, boards, topology(2)), "CUDA_VISIBLE_DEVICES": "1"}
     got = route("record", "--accelerator", "H200:1", "--", "printenv", "CUDA_VISIBLE_DEVICES", env=env)
     assert (got.returncode, got.stdout) == (0, "1\n"), got.stderr
-    assert fact(receipt_of(home), "hw.observed.uuid")["v"] == ["GPU-b"]
+    assert fact(receipt_of(home), "hw.observed.uuid")["v"] == [uuid(1)]
     assert route("receipt", "verify", "latest").returncode == 0
 
 

@@ -88,6 +88,10 @@ def judge(place: Place, run_id: str, victim: str, ledger: Path, status: dict[str
     elif said == ("failed", "signal"):
         assert "work" in victim
         assert status["signal"] == signal.SIGKILL
+    elif said == ("failed", "cannot_start"):
+        assert victim == "nobody", "an error of the disk keeps it from starting, a kill does not"
+        assert not ran
+        assert not (place.attempt(run_id, attempt) / "exec.json").exists()
     else:
         assert said == ("lost", "waiter_died"), status
         assert "waiter" in victim, f"{victim} was killed, and the run was called lost"

@@ -68,6 +68,9 @@ class Output:
         self.command = ""
         self.warnings: list[str] = []
         self.finished = False
+        self.holding = False
+        """Whether a good result is kept in `held` for the verb, which has still to judge it."""
+        self.held: Any = None
         self._busy: Busy | None = None
         self.before_done: Callable[[], None] = lambda: None
         """Called before the result is printed: the last moment for a warning to stand in it."""
@@ -235,6 +238,9 @@ class Output:
 
     def done(self, data: Any = None, *, error: Mapping[str, Any] | None = None) -> None:
         """The result. With `--json` this is the document on stdout, else nothing is printed here."""
+        if self.holding and error is None:
+            self.held = data
+            return
         self.before_done()
         self.finished = True
         if self.as_json:

@@ -28,7 +28,9 @@ class _Listing(VerbGroup):
 @click.option("--check", is_flag=True, help="Import them all and name those that are broken.")
 @click.pass_context
 def plugins(ctx: click.Context, check: bool) -> int:
-    """List installed plugins from metadata alone: nothing of theirs is imported without --check."""
+    """List installed plugins; `plugins new` writes the skeleton of one.
+
+    From metadata alone: nothing of theirs is imported without --check."""
     cli: Cli = ctx.obj
     if ctx.invoked_subcommand is not None:
         return 0

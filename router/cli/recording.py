@@ -68,8 +68,8 @@ class RecordVerb(Verb):
 @verb(cls=RecordVerb)
 @click.option("--name", metavar="NAME", help="Name of the run (default: that of the script or program).")
 @click.option("--kind", type=Kinds(), metavar="KIND", help="train, bench, validate or a plugin's (train).")
-@click.option("--purpose", metavar="PURPOSE", help="benchmark, smoke, bringup, ... (the kind's default).")
-@click.option("--accelerator", metavar="ACC", help="What was asked of the launcher: H200:8, cpu (nothing).")
+@click.option("--purpose", metavar="PURPOSE", help="benchmark, smoke, bringup, ... (the kind's own).")
+@click.option("--accelerator", metavar="ACC", help="What the launcher was asked for: H200:8, cpu.")
 @click.option(
     "--surface", type=click.Choice(SURFACES), help="What sort of place this is, where you know better."
 )
@@ -81,13 +81,13 @@ class RecordVerb(Verb):
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but warnings on stderr.")
 @click.pass_obj
 def record(cli: Cli, /, command: tuple[str, ...], **how: Any) -> int:
-    """Observe a command that you or another launcher start here, and write a receipt.
+    """Observe a command that another launcher started, and write a receipt.
 
     The words behind `--` are run as they are, in this folder and with this environment; nothing is
     copied, chosen or limited. For batch scripts, the `run:` of other launchers, containers, shells:
 
     \b
-      srun route record --accelerator H200:8 --purpose benchmark -- python train.py
+      srun route record --accelerator H200:8 -- python train.py
 
     Signals are passed on, and so is the exit code (128+n for a signal). If it cannot be recorded, it is
     run all the same and a warning says why.

@@ -10,6 +10,7 @@ import msgspec
 from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
 from compute_router.cli.options import profile_option, set_option
+from compute_router.cli.output import problem
 from compute_router.cli.running import go, how, limits
 from compute_router.cli.target import TargetVerb, load
 from compute_router.cli.words import one_line
@@ -36,7 +37,7 @@ def warm(
     profile: str | None,
     **options: Any,
 ) -> int:
-    """Fill the compile cache of a workload by running it once; never evidence.
+    """Fill a workload's compile cache by running it once; never evidence.
 
     It runs at the place the policy would choose for a warm start (or `--backend`). TARGET and what
     stands behind `--` are as for `route run`: a seeding pass may well be short.
@@ -67,14 +68,19 @@ def warm(
         case "refused":
             return refused(cli, made)
     seeding = _seeding(claim)
+    cli.out.holding = not (options["detach"] or options["dry_run"])
     code = go(cli, seeding, **{**options, "backend": made.decision.ranked[0].backend})
-    if code or options["detach"] or options["dry_run"]:
+    if code or not cli.out.holding:
         return code
+    cli.out.holding = False
     after = _plan(cli, claim, options)
     if after.decision.outcome.value in ("run", "wait"):
+        cli.out.done(cli.out.held)
         return 0
-    cli.out.note(f"it is not warm after all: {one_line(after.decision.sentence)}")
-    cli.out.note("  mend: `route receipt show` tells the verdict of every cache")
+    what, mend = f"it is not warm after all: {one_line(after.decision.sentence)}", "route receipt show"
+    cli.out.note(what)
+    cli.out.note(f"  mend: `{mend}` tells the verdict of every cache")
+    cli.out.done(cli.out.held, error=problem("NOT_WARM", what, mend))
     return int(ExitCode.REFUSED)
 
 
