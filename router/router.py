@@ -21,7 +21,7 @@ from compute_router.policy import Limits, Outcome
 from compute_router.recording import is_recorded, unstarted
 from compute_router.records import key_run_id, new_run_id
 from compute_router.scrubbing import resolved
-from compute_router.starting import NOTHING_STARTED, Intent, guarded, start
+from compute_router.starting import NOTHING_STARTED, Intent, guarded, load_the_end, start
 from compute_router.workload import Workload
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class Router:
         (Ctrl-C) and called again. Raises `Unavailable` if one start after another leads to nothing.
         """
         # While the work runs there is time to load what its end needs.
-        threading.Thread(target=__import__, args=("compute_router.receipt.building",), daemon=True).start()
+        threading.Thread(target=load_the_end, daemon=True).start()
         for _ in range(MOST_ATTEMPTS + 1):
             status = self._follow(run, offset, on_log, on_event)
             if status.state is State.COMMITTED:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "noticed", "start"]
+__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "load_the_end", "noticed", "start"]
 
 NOTHING_STARTED = (
     errors.Unavailable,
@@ -194,3 +194,10 @@ def _submit(backend: Backend, submission: Submission) -> Handle:
         if isinstance(lost, errors.SubmitUnknown):
             raise
         raise errors.SubmitUnknown(lost.what, mend=lost.mend) from lost
+
+
+def load_the_end() -> None:
+    """Load what the end of a run needs. Takes a while, which is there as long as the work runs."""
+    from compute_router.receipt.building import build
+
+    del build

@@ -53,7 +53,7 @@ class Redactor:
         for rule, pattern, instead in _RULES:
             text, count = pattern.subn(instead, text)
             self._count(rule, field, count)
-        for shape in shapes():
+        for shape in shapes(text):
             text, count = shape.removed(text)
             self._count("known_token", field, count)
         return text

@@ -61,14 +61,28 @@ class Shape:
         return ("".join([*made, text[at:]]), count) if count else (text, 0)
 
 
+_LIKE = re.compile(r"\b(?![0-9a-f]{12,31}\b)(?=[A-Za-z_/+-]*[0-9])[\w/+-]{12,}|[A-Za-z]{20,}")
+"""What stands in every token that a rule of detect-secrets knows, and not in a short digest: without it
+they need not be loaded."""
+
+
+def shapes(text: str) -> tuple[Shape, ...]:
+    """The rules that may find something in `text`, ours first."""
+    return (*_ours(), *_installed()) if _LIKE.search(text) else _ours()
+
+
 @functools.cache
-def shapes() -> tuple[Shape, ...]:
-    """Every rule, ours first. Read once, when a text is looked through for the first time."""
-    return (*(Shape(name, re.compile(pattern)) for name, pattern in OURS), *_installed())
+def _ours() -> tuple[Shape, ...]:
+    return tuple(Shape(name, re.compile(pattern)) for name, pattern in OURS)
 
 
-def _installed() -> Iterator[Shape]:
+@functools.cache
+def _installed() -> tuple[Shape, ...]:
     """The rules of detect-secrets; none where it, or one of its detectors, is not there."""
+    return tuple(_read())
+
+
+def _read() -> Iterator[Shape]:
     try:
         base = importlib.import_module("detect_secrets.plugins.base").RegexBasedDetector
     except (ImportError, AttributeError):

@@ -145,8 +145,9 @@ class Waiter:
             self.watch()
             # All that the end needs is loaded now: the folder it comes from may be gone by then.
             from . import manifest, measured
+            from .observing import building, inside, torchtrace
 
-            del manifest, measured
+            del manifest, measured, building, inside, torchtrace
         except Exception:
             traceback()
 

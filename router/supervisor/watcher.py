@@ -8,7 +8,6 @@ import signal
 import time
 
 from . import cgroup, ending, files, machine, masking, notice, truth, wire
-from .observing import sampling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Watcher:
         timeout = spec.get("timeout_us")
         begun = self.executed.get("mono_us", machine.mono_us())
         self.deadline = None if timeout is None else (begun + timeout) / 1e6
+        from .observing import sampling  # nobody who starts a watcher needs it himself
+
         self.sampler = sampling.Sampler(attempt, spec)
         self.ended = False
         self.size = 0

@@ -26,6 +26,8 @@ CACHES = (
     ("CCACHE_DIR", "ccache"),
     ("TORCH_EXTENSIONS_DIR", "torch_extensions"),
 )
+TRACES = "trace"
+"""The folder of an attempt that torch writes its traces to."""
 SWITCHES = (("TORCHINDUCTOR_FX_GRAPH_CACHE", "1"), ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1"))
 OURS = (
     "ROUTE_HOME",
@@ -84,7 +86,7 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
         env["ROUTE_INSIDE"] = attempt.at("inside.jsonl")
         if spec.get("observe", {}).get("torch_trace"):
             # What the workload itself has asked for is left to it.
-            env.setdefault("TORCH_TRACE", attempt.at("trace"))
+            env.setdefault("TORCH_TRACE", attempt.at(TRACES))
     env["ROUTE_OUTPUTS"] = attempt.at("outputs")
     env["ROUTE_CHECKPOINTS"] = checkpoints(attempt, spec)
     for role, name in volumes.items():

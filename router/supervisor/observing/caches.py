@@ -13,10 +13,8 @@ import time
 
 from .. import files, machine, stamps, volumes, work
 from ..wire import Fault
-from . import building, torchtrace, verdicts
+from . import verdicts
 from .facts import Look
-from .metrics import decimal
-from .reports import note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,8 +69,10 @@ def before(look: Look) -> Json:
         if off:
             told.update(state="disabled", off=off)
         found[kind] = told
-    kept: Json = {"kinds": found, "traced": int(env.get("TORCH_TRACE") == torchtrace.folder(look.attempt))}
+    kept: Json = {"kinds": found, "traced": int(env.get("TORCH_TRACE") == look.attempt.at(work.TRACES))}
     if volume:
+        from . import building
+
         kept.update(building.before(env))
     return kept
 
@@ -115,6 +115,9 @@ def block(o: Observed, look: Look) -> Json:
 
     A list that is empty says that none was used; where nobody could look there is no list.
     """
+    from . import building
+    from .reports import note
+
     look_at = {
         "inductor": inductor,
         "triton": triton,
@@ -173,6 +176,8 @@ def seconds(us: Any) -> Optional[str]:
     if type(us) is not int:
         return None
     from fractions import Fraction
+
+    from .metrics import decimal
 
     value: Fraction = Fraction(us, 1_000_000)
     return decimal(value)
@@ -251,6 +256,8 @@ def settled(attempt: Attempt, spec: Json) -> None:
     A cache that could not be loaded takes its stamp away; one that was off, or that nobody saw,
     leaves what stands there as it is.
     """
+    from . import torchtrace
+
     torchtrace.drop(attempt)
     name, key = spec.get("volumes", {}).get("compile-cache"), spec.get("cache_key")
     record = attempt.json("exit.json") or {}

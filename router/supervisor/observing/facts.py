@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from .. import files, machine
-from . import inside, metrics, torchtrace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
     from ..runs import Attempt
+    from . import inside, metrics, torchtrace
 
     Json = Dict[str, Any]
 
@@ -76,6 +76,8 @@ class Look:
     @property
     def reported(self) -> Optional[metrics.Summary]:
         """What the work said of itself; None if it said nothing."""
+        from . import metrics  # what only the end needs is loaded while the work runs
+
         if not self._summary:
             discard = int(self.spec.get("metrics", {}).get("discard_steps", 1))
             self._summary.append(metrics.summarise(self.attempt.at("metrics.jsonl"), discard))
@@ -85,6 +87,8 @@ class Look:
     def inside(self) -> inside.Inside:
         """What was seen from inside the Python processes of the work."""
         if self._inside is None:
+            from . import inside
+
             self._inside = inside.read(self.attempt.at("inside.jsonl"))
         return self._inside
 
@@ -92,6 +96,8 @@ class Look:
     def traces(self) -> torchtrace.Traces:
         """What torch traced of its compiling, where it was us who asked for that."""
         if self._traces is None:
+            from . import torchtrace
+
             self._traces = torchtrace.read(torchtrace.folder(self.attempt))
         return self._traces
 

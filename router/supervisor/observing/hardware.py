@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import machine
 from ..wire import Fault
-from . import processor, sampling
+from . import processor
 from .facts import LATER
 
 TYPE_CHECKING = False
@@ -158,6 +158,8 @@ def _accelerators(o: Observed, look: Look, seen: Json) -> Json:
         return told(values[0])
 
     matrix: List[List[str]] = found.get("matrix") or []
+    from . import sampling
+
     during = sampling.accelerators(look)
     wired = wiring.text(matrix) if len(matrix) == len(rows) else None
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 import sys
 
 from .. import files, wire
@@ -61,6 +60,8 @@ def version(python: str, root: str) -> Optional[str]:
     known = files.hint_json(kept).get("version")
     if isinstance(known, str):
         return known
+    import subprocess
+
     code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
     try:
         said = subprocess.check_output(

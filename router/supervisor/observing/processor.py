@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 
 from .. import cgroup, machine
 from .facts import at_root
@@ -76,7 +75,7 @@ def model(proc: str = "/proc") -> Optional[str]:
         name, _, value = line.partition(b":")
         if name.strip() in (b"model name", b"Hardware", b"cpu model"):
             return value.decode("utf-8", "replace").strip()[:200]
-    return platform.processor() or platform.machine() or None
+    return os.uname().machine or None
 
 
 def meminfo(proc: str = "/proc") -> Dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import closing, machine, wire
-from . import metrics, processor
+from . import processor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def _rows(look: Look) -> Iterator[Json]:
 
 def _window(look: Look) -> Optional[Tuple[int, int]]:
     """When the counted steps ran, by the clock that both sides read; None if that is not known."""
+    from . import metrics
+
     found = look.reported
     if found is None or not found.spent_us:
         return None

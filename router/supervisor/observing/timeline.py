@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from .. import files, machine, wire, work
-from . import compiling
 from .facts import LATER
 
 TYPE_CHECKING = False
@@ -74,6 +73,8 @@ def _may_resume(look: Look) -> bool:
 
 
 def timing(o: Observed, look: Look) -> Json:
+    from . import compiling
+
     started, executed, facts = look.started, look.executed, look.facts
     asked = dict(started.get("asked") or {}, boot_id=started.get("boot_id"))
     never = "the work was never executed"

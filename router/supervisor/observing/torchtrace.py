@@ -13,6 +13,8 @@ import re
 import shutil
 import time
 
+from .. import work
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
-FOLDER = "trace"
 PREFIX = "dedicated_log_torch_trace_"
 MOST_LINE = 1 << 20
 MOST_BYTES = 1 << 30
@@ -200,7 +201,7 @@ def read(folder: str) -> Traces:
 
 
 def folder(attempt: Attempt) -> str:
-    return attempt.at(FOLDER)
+    return attempt.at(work.TRACES)
 
 
 def drop(attempt: Attempt) -> None:
