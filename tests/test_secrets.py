@@ -169,6 +169,23 @@ def test_an_env_file_is_never_sent(route: Route, folder: Path, home: Path) -> No
     assert (out.returncode, out.stdout) == (0, "['work.py']\n"), out.stderr
 
 
+def test_an_output_that_holds_a_secret_is_named_and_left_there(
+    route: Route, folder: Path, home: Path
+) -> None:
+    (folder / "work.py").write_text(
+        "# /// script\n# [tool.route]\n# secrets = ['TOKEN']\n# ///\nimport os\n"
+        "for name in ('a', 'b'):\n"
+        "    with open(os.environ['ROUTE_OUTPUTS'] + '/' + name, 'w') as f:\n"
+        "        f.write(os.environ['TOKEN'] if name == 'a' else 'fine')\n"
+    )
+    out = route("run", "work.py", env={"TOKEN": "s3cret-value"})
+    assert out.returncode == 0, out.stderr
+    assert "left out" in out.stderr
+    assert "outputs/a: holds the value of secret TOKEN" in out.stderr
+    assert [path.name for path in home.glob("runs/*/outputs/*")] == ["b"]
+    assert "outputs/a: holds" in route("receipt", "show").stdout
+
+
 def test_a_short_secret_is_told_of_once(route: Route, folder: Path) -> None:
     (folder / "work.py").write_text(
         "# /// script\n# [tool.route]\n# secrets = ['PIN']\n# ///\nprint('12345')\n"

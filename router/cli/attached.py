@@ -201,6 +201,6 @@ def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> 
     text, took = told(status), told_of.get("duration")
     first = text.removeprefix(str(status.get("state")).replace("_", " ")).lstrip(": ")
     found = [(str(status.get("state")), ", ".join(filter(None, [first, took and f"in {took}"])))]
-    wanted = ("hardware", "storage", "cache", "metric", "verdict")
+    wanted = ("hardware", "storage", "cache", "metric", "verdict", "left out")
     found += [(label, told_of[label]) for label in wanted if told_of.get(label)]
     return [*found, ("receipt", str(run.path / "receipt.json"))]

@@ -28,6 +28,7 @@ def lines(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", _memory(context)),
         ("verdict", _verdict(context)),
         ("checks", _checks(context)),
+        ("left out", _left_out(receipt)),
         ("evidence", _evidence(receipt)),
     ]
     return [(label, text) for label, text in found if text]
@@ -52,6 +53,14 @@ def amount(count: int) -> str:
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def _left_out(receipt: Mapping[str, Any]) -> str:
+    """What the work left and nobody brought back, with the reason: the first three."""
+    rows = at_path(receipt, "measured.skipped")
+    rows = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    told = [f"{str(row.get('path'))[:200]}: {str(row.get('why'))[:200]}" for row in rows[:3]]
+    return "; ".join([*told, f"and {len(rows) - 3:,} more"] if len(rows) > 3 else told)
 
 
 def _word(context: Any, path: str) -> str:
