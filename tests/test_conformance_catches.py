@@ -12,8 +12,10 @@ import flawed_policies
 import flawed_suite
 import pytest
 
+pytestmark = pytest.mark.timeout(1800)  # whole suites of real runs, on machines that may be slow
+
 HERE = Path(__file__).parent
-PARTS = 4
+PARTS = 8
 
 
 def missed(suite: str, flawed: list[Any], tmp_path: Path) -> list[str]:

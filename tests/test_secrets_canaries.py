@@ -21,7 +21,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from conftest import ROUTE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SEED = int(os.environ.get("ROUTE_SEED") or int.from_bytes(os.urandom(4), "big"))
 WORK = """# /// script
 # [tool.route]
@@ -123,7 +123,7 @@ def call(folder: Path, *args: str, env: dict[str, str] | None = None) -> subproc
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=280,
+        timeout=1500,
         stdin=subprocess.DEVNULL,
     )
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.timeout(1800)  # whole suites of real runs, on machines that may be slow
+
 TOP = Path(__file__).resolve().parent.parent
 EXAMPLES = {"metered": "third_party_backend", "queue": "third_party_queue", "relay": "third_party_machine"}
 WRITTEN = {"queue": "backend", "relay": "machine"}
