@@ -123,7 +123,7 @@ class WritesInPlace(Flawed):
             with open(to, "wb", buffering=0) as file:
                 for at in range(0, len(data), 1 << 20):
                     file.write(data[at : at + (1 << 20)])
-                    time.sleep(0.02)
+                    time.sleep(0.1)
             found.append(to)
         return found
 

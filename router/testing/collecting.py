@@ -72,7 +72,8 @@ class Collecting(Kit):
         for number in range(self.kills):
             into = tmp_path / f"into{number}"
             order = self.order(backend, "fetch", handle=text, into=str(into))
-            self.killed(order, chance.uniform(0, 1.5 * whole))
+            part = (number + chance.random()) / self.kills  # one kill in each part of the time
+            self.killed(order, 1.5 * whole * part)
             there = {path: sha256 for path, sha256 in _digests(into, told).items() if sha256 is not None}
             assert there.items() <= told.items(), "a file stands half under its final name"
             backend.fetch(handle, into)

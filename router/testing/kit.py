@@ -247,6 +247,14 @@ class Kit:
             client.kill()
             return client.communicate()[0]
 
+    def same(self, got: bytes, due: bytes) -> None:
+        """Every byte as it must be. Says where they part: pytest's own view of long bytes takes minutes."""
+        if got != due:
+            pairs = enumerate(zip(got, due, strict=False))
+            at = next((i for i, (one, other) in pairs if one != other), min(len(got), len(due)))
+            parted = f"{got[at:][:20]!r} for {due[at:][:20]!r}"
+            raise AssertionError(f"{len(got)} bytes for {len(due)}, and from byte {at} on {parted}")
+
     def keeps(self, record: Record) -> None:
         """A record survives its canonical JSON, byte for byte."""
         try:

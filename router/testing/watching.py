@@ -53,11 +53,11 @@ class Watching(Kit):
         """All 256 bytes arrive unchanged, from any offset, and `follow` ends with the run."""
         data = bytes(range(256)) * 300
         handle = self.started(backend, self.workload(folder, works.BYTES))
-        assert b"".join(backend.logs(handle, follow=True)) == data
+        self.same(b"".join(backend.logs(handle, follow=True)), data)
         self.final(backend, handle)
         for offset in (0, 1, 255, 70_001, len(data) - 1, len(data), len(data) + 1):
-            assert b"".join(backend.logs(handle, offset)) == data[offset:], f"from {offset}"
-        assert b"".join(self.fresh(backend).logs(handle, 5, follow=True)) == data[5:]
+            self.same(b"".join(backend.logs(handle, offset)), data[offset:])
+        self.same(b"".join(self.fresh(backend).logs(handle, 5, follow=True)), data[5:])
 
     def test_attached_ends_with_a_final_status(self, backend: Backend, folder: Path) -> None:
         """`attached` gives every byte of the log once, and a final status as its last item."""
@@ -65,7 +65,7 @@ class Watching(Kit):
         for offset in (0, 100):
             items = list(backend.attached(handle, offset))
             text = b"".join(item for item in items if isinstance(item, bytes))
-            assert text == (bytes(range(256)) * 300)[offset:]
+            self.same(text, (bytes(range(256)) * 300)[offset:])
             states = [item.state.final for item in items if isinstance(item, Status)]
             assert isinstance(items[-1], Status)
             assert states.index(True) == len(states) - 1
