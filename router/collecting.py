@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["collect"]
+__all__ = ["STUDY", "collect"]
 
 MOST_EVENTS = 10_000
+STUDY = "study"
+"""The label of a run that belongs to a study: the values of its receipt's `study.*`, as JSON."""
 
 
 def collect(
@@ -75,6 +77,7 @@ def collect(
             cost=cost,
             events=_events(run),
             clock={name: seen[name] for name in ("offset_us", "rtt_us") if name in seen},
+            study=_study(run),
         )
 
     receipt = run.seal(build, attempt=status.attempt)
@@ -103,6 +106,15 @@ def _fetch(run: RunFolder, status: Status, backend: Backend, handle: Handle) -> 
         raise errors.StoreError(
             f"{run.path / 'measured.json'} cannot be read: {e.strerror}", mend="see its permissions"
         ) from e
+
+
+def _study(run: RunFolder) -> dict[str, Any]:
+    """The values of `study.*` of a run that belongs to a study; it was made with them."""
+    try:
+        found = json.loads(run.labels.get(STUDY, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _origins(

@@ -40,11 +40,10 @@ MOST_ATTEMPTS = 3
 
 
 class Router:
-    """The router as one process sees it: a store, the plugins, the configuration.
+    """The router as one process sees it: a store, the plugins, the configuration; read when needed.
 
     `home` is the folder everything is kept in (default: ROUTE_HOME, else the platform's data
-    folder). With `plugins=False` only the bundled plugins are loaded. `start` is the folder from
-    which `route.toml` is looked for. Nothing is read before it is needed.
+    folder). With `plugins=False` only the bundled plugins are loaded. `route.toml` is sought from `start`.
     """
 
     def __init__(
@@ -103,14 +102,15 @@ class Router:
         *,
         key: str | None = None,
         secrets: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
         on_event: OnEvent | None = None,
     ) -> RunFolder:
         """Start what was planned, along the ranked offers; returns once a backend has committed it.
 
-        Repeating it with the same `key` and workload returns the same run and starts nothing.
-        Raises `NoPlace` (nothing is kept), `CredentialsError` (likewise), `Conflict` (the key names
-        another workload), `SubmitUnknown` (the run is kept, `status` goes on asking), or the last
-        refusal once every offer said no: then the run is `failed` and has a receipt.
+        Repeating it with the same `key` and workload returns the same run and starts nothing; `labels`
+        are kept from the first time. Raises `NoPlace`, `CredentialsError` (nothing is kept), `Conflict`
+        (the key names another workload), `SubmitUnknown` (the run is kept, `status` goes on asking), or
+        the last refusal once every offer said no: then the run is `failed` and has a receipt.
         """
         if plan.decision.outcome in (Outcome.REFUSED, Outcome.WARM):
             raise errors.NoPlace(plan.decision.sentence, mend=plan.decision.mend)
@@ -119,7 +119,7 @@ class Router:
         self.backend(first.backend, plan.workload).expect(plan.offer(first.backend, first.offer_id))
         snapshot = ships(plan.workload, self.store.home)
         run_id = key_run_id(key) if key else new_run_id()
-        run = self.store.create(run_id, plan.workload, key=key or run_id)
+        run = self.store.create(run_id, plan.workload, key=key or run_id, labels=labels)
         self.given[run.id] = values
         self._begin(run, plan, values, snapshot, on_event)
         return run

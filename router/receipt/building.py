@@ -50,6 +50,7 @@ def build(
     cost: Cost | None = None,
     events: Sequence[Mapping[str, Any]] = (),
     clock: Mapping[str, int] | None = None,
+    study: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The receipt of one final attempt, of whatever state. Pure; never raises for what a machine said.
 
@@ -57,7 +58,8 @@ def build(
     data, None if the machine is lost; `measured_sha256` the digest the machine gave for it. A
     block that is not canonical, too large or not what its digest says is left out, with a caveat.
     `intent` and `handle` are records or plain data; `events` the lines of `events.jsonl`;
-    `plugin_origins` maps (thing, name) to an `Origin`; `clock` may hold `offset_us` and `rtt_us`.
+    `plugin_origins` maps (thing, name) to an `Origin`; `clock` may hold `offset_us` and `rtt_us`;
+    `study` the values of the fields `study.*` of a run that belongs to one.
     `chain` is what `RunFolder.seal` gives.
     """
     if not status.state.final:
@@ -83,6 +85,7 @@ def build(
         cost=cost,
         events=events,
         clock=clock or {},
+        study=study or {},
         caveats=caveats,
         client={
             "version": __version__,

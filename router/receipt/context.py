@@ -76,6 +76,7 @@ class Context:
     cost: Cost | None
     events: Sequence[Mapping[str, Any]]
     clock: Mapping[str, int]
+    study: Mapping[str, Any]
     caveats: Sequence[str]
     client: Mapping[str, str]
 
@@ -268,6 +269,8 @@ class Context:
             say(f"client.{name}", text, "observed")
         for name, number in self.clock.items():
             say(f"clock.{name}", number, "observed")
+        for name, v in self.study.items():
+            say(f"study.{name}", v, "requested")
         if self.cost is not None:
             say("cost.currency", self.cost.currency, "estimated" if self.cost.estimate else "observed")
             say("cost.rate_source", self.cost.source, "observed")

@@ -1,8 +1,8 @@
 """The rows of the receipt's schema: one line for each field, read by `schema.py`.
 
 Columns: path | type | origin | class | block | sources | unit | meaning, then ` @path` where the
-measured block has it under another one. Sources by first letter: observed, workload, requested,
-derived, quoted, estimated.
+measured block has it under another one, then ` ~n` of a field that came with step n of the schema.
+Sources by first letter: observed, workload, requested, derived, quoted, estimated.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ signatures          | json | der | I | receipt |  |  | detached signatures; not 
 
 study.id            | text | decl | I | context | r |  | name of the designed comparison
 study.sha256        | hex  | decl | K | context | r |  | digest of its plan
-study.index         | int  | decl | I | context | r |  | which of its runs this is
+study.index         | int  | decl | I | context | r |  | which of its runs this is, from 1 in the planned order
 study.n_planned     | int  | decl | I | context | r |  | how many runs it has
 study.arm           | text | decl | I | context | r |  | the arm this run belongs to
-study.block         | int  | decl | I | context | r |  | the block this run belongs to
+study.arms          | texts | decl | I | context | r |  | every arm, the base first ~2
+study.block         | int  | decl | I | context | r |  | the block this run belongs to, from 1
 study.order_seed    | int  | decl | I | context | r |  | seed of the order of runs
+study.vary          | texts | decl | I | context | r |  | fields that differ between its arms on purpose ~2
+study.margin        | decimal | decl | I | context | r |  | practical margin of its verdict: 0.02 is 2 % ~2
 
 workload.name       | text | decl | I | context | r |  | name of the workload
 workload.digest     | hex  | decl | I | context | rd |  | digest of the workload record

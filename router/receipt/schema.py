@@ -36,7 +36,7 @@ __all__ = [
 
 SCHEMA = "route.receipt/1"
 MEASURED = "route.measured/1"
-RULES = 2
+RULES = 3
 """The version of the rules by which derived and observed fields are made from the rest."""
 
 CLASSES = {
@@ -113,7 +113,7 @@ class SchemaField(NamedTuple):
     `text`, `int` (0 <= n < 2^53), `signed`, `bool`, `hex` (lower case), `decimal` (a string),
     `texts`, `numbers`, `map` (of text), `json` (anything canonical), `enum:NAME`, `open:NAME` (other
     words are allowed too), `list:NAME` (of the items of that name).
-    `since` is the minor step of the schema it came with.
+    `since` is the minor step of the schema it came with; receipts of step n have `rules` n + 1.
     """
 
     path: str
@@ -135,11 +135,14 @@ def _parse(text: str) -> tuple[SchemaField, ...]:
         if not line.strip() or line.startswith("#"):
             continue
         path, type_, origin, cls, block, sources, unit, about = (part.strip() for part in line.split("|"))
+        about, _, since = about.partition(" ~")
         about, _, of = about.partition(" @")
         legal = {"o": "observed", "w": "workload", "r": "requested", "d": "derived", "q": "quoted"}
         legal["e"] = "estimated"
         named = tuple(legal[letter] for letter in sources)
-        found.append(SchemaField(path, type_, origin, cls, block, named, unit, about, of or path))
+        found.append(
+            SchemaField(path, type_, origin, cls, block, named, unit, about, of or path, int(since or 1))
+        )
     return tuple(found)
 
 

@@ -140,13 +140,15 @@ def _shape(receipt: dict[str, Any]) -> Iterator[Problem]:
     if not isinstance(context, dict):
         yield Problem("TYPE", "context", "is no object")
         return
-    there = dict(leaves(context))
+    there, rules = dict(leaves(context)), receipt.get("rules")
     for path in there:
         if path not in BY_PATH:
             yield Problem("UNKNOWN_FIELD", f"context.{path[:200]}", "is no field of a receipt")
     for field in TABLE:
         if field.block != "receipt":
             if field.path not in there:
+                if type(rules) is int and rules <= field.since:
+                    continue  # made before there was such a field
                 yield Problem("MISSING_FIELD", f"context.{field.path}", "is missing")
             elif why := _misfact(field, there[field.path]):
                 yield Problem("TYPE", f"context.{field.path}", why)

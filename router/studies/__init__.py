@@ -1,0 +1,1 @@
+"""Studies: a designed comparison, run in an order fixed beforehand, that survives its client."""
