@@ -83,8 +83,9 @@ def leaves(context: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, context
 
 
-def misfit(type_: str, v: Any) -> str:
-    """Why `v` is no value of the schema type `type_`; empty if it is one."""
+def misfit(type_: str, v: Any, *, partly: bool = False) -> str:
+    """Why `v` is no value of the schema type `type_`; empty if it is one. With `partly`, items of a list
+    may lack parts."""
     name, _, rest = type_.partition(":")
     if name in ("int", "signed"):
         if type(v) is not int or abs(v) > MAX_INT or (v < 0 and name == "int"):
@@ -112,23 +113,23 @@ def misfit(type_: str, v: Any) -> str:
         if not isinstance(v, dict) or any(misfit("text", item) for item in v.values()):
             return "is no map from name to text"
     elif name == "list":
-        return _misfit_list(rest, v)
+        return _misfit_list(rest, v, partly)
     return ""
 
 
-def _misfit_list(name: str, v: Any) -> str:
+def _misfit_list(name: str, v: Any, partly: bool) -> str:
     if not isinstance(v, list) or len(v) > MOST_ITEMS:
         return f"is no list of at most {MOST_ITEMS} items"
     items = ITEMS[name]
     for index, item in enumerate(v):
         if not isinstance(item, dict):
             return f"has item {index}, which is no object"
-        if set(item) != set(items):
+        if set(item) - set(items) or (set(items) - set(item) and not partly):
             odd = sorted(map(str, set(item) ^ set(items)))
             return (
                 f"has item {index} with {'an unknown' if set(item) - set(items) else 'no'} field {odd[0]!r}"
             )
         for key, type_ in items.items():
-            if item[key] is not None and (why := misfit(type_, item[key])):
+            if item.get(key) is not None and (why := misfit(type_, item[key])):
                 return f"has item {index} whose {key} {why}"
     return ""

@@ -16,9 +16,11 @@ from compute_router.receipt.observing import observe
 from compute_router.receipt.schema import BY_PATH, RULES, SCHEMA, SOURCES, TABLE, SchemaField
 from compute_router.records import canonical
 
-__all__ = ["Problem", "verify"]
+__all__ = ["MOST_BYTES", "Judged", "Problem", "judge", "verify"]
 
 MOST_BYTES = 64 << 20
+MOST_VALUES = 1_000_000
+"""More values than this no receipt has: its measured block has at most 16 MiB. They bound the memory."""
 MOST_PROBLEMS = 100
 
 
@@ -33,6 +35,13 @@ class Problem(NamedTuple):
         return f"{self.code}: {self.path}: {self.what}" if self.path else f"{self.code}: {self.what}"
 
 
+class Judged(NamedTuple):
+    """What is wrong with a receipt, and what of it could not be judged; it is good if nothing is wrong."""
+
+    problems: list[Problem]
+    notes: list[str]
+
+
 def verify(source: bytes | Path | str) -> list[Problem]:
     """What is wrong with a receipt; empty if nothing is. At most `MOST_PROBLEMS`. Never raises.
 
@@ -40,6 +49,11 @@ def verify(source: bytes | Path | str) -> list[Problem]:
     folder the artifacts beside it are checked as well, as far as they are there. A good receipt
     is unchanged since it was made; that says nothing about who made it.
     """
+    return judge(source).problems
+
+
+def judge(source: bytes | Path | str) -> Judged:
+    """As `verify`, and in sentences what could not be judged: what another version's rules made of it."""
     folder = None
     if not isinstance(source, (bytes, bytearray)):
         path = Path(source)
@@ -47,15 +61,16 @@ def verify(source: bytes | Path | str) -> list[Problem]:
             if path.is_dir():
                 path = path / "receipt.json"
             if not path.is_file():
-                return [Problem("UNREADABLE", "", f"there is no file {path}")]
+                return Judged([Problem("UNREADABLE", "", f"there is no file {path}")], [])
             with open(path, "rb") as f:
                 source = f.read(MOST_BYTES + 1)
             folder = path.parent
         except (OSError, ValueError) as e:
-            return [Problem("UNREADABLE", "", f"{path} cannot be read: {e}")]
+            return Judged([Problem("UNREADABLE", "", f"{path} cannot be read: {e}")], [])
     found: list[Problem] = []
+    notes: list[str] = []
     try:
-        for problem in _problems(bytes(source), folder):
+        for problem in _problems(bytes(source), folder, notes):
             found.append(problem)
             if len(found) >= MOST_PROBLEMS:
                 found.append(Problem("MORE", "", "and more; only the first are listed"))
@@ -63,12 +78,15 @@ def verify(source: bytes | Path | str) -> list[Problem]:
     # The one promise of this function: whatever the bytes are, the answer is a list.
     except Exception as e:
         found.append(Problem("UNREADABLE", "", f"it cannot be judged ({type(e).__name__})"))
-    return found
+    return Judged(found, notes)
 
 
-def _problems(data: bytes, folder: Path | None) -> Iterator[Problem]:
+def _problems(data: bytes, folder: Path | None, notes: list[str]) -> Iterator[Problem]:
     if len(data) > MOST_BYTES:
         yield Problem("TOO_LARGE", "", f"it is larger than {MOST_BYTES >> 20} MiB")
+        return
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        yield Problem("TOO_LARGE", "", f"it has more than {MOST_VALUES} values")
         return
     try:
         receipt = json.loads(data)
@@ -95,14 +113,45 @@ def _problems(data: bytes, folder: Path | None) -> Iterator[Problem]:
         yield Problem("NOT_CANONICAL", "", f"it has no canonical form: {str(e)[:200]}")
         return
     if data not in (whole, whole + b"\n"):
+        # Of two values of one name one reader takes the first, another the last.
+        if twice := _twice(data):
+            yield Problem("DUPLICATE_KEY", twice[:200], "stands there twice")
         yield Problem("NOT_CANONICAL", "", "its bytes are not those of its canonical form")
     if receipt.get("receipt_id") != receipt_id(receipt):
         yield Problem("HASH_MISMATCH", "receipt_id", "the content is not what its id stands for")
+    if receipt.get("signatures") != []:
+        # No digest covers it, so nothing may stand there: a signature is a file beside the receipt.
+        yield Problem("TYPE", "signatures", "is not empty; a signature stands in receipt.json.sig")
     yield from _digests(receipt)
-    yield from _shape(receipt)
-    yield from _consistent(receipt)
+    rules = receipt.get("rules")
+    if type(rules) is int and rules > RULES:
+        notes.append(
+            f"its fields were made by rules {rules}, this version knows {RULES}: its bytes are whole, "
+            "what they say cannot be judged here; upgrade"
+        )
+        yield from _key(receipt)
+    else:
+        if type(rules) is int and rules < RULES:
+            notes.append(f"made by rules {rules}: what they derived is not made again by rules {RULES}")
+        yield from _shape(receipt)
+        yield from _consistent(receipt)
     if folder is not None:
         yield from _artifacts(receipt, folder)
+
+
+def _twice(data: bytes) -> str:
+    """A name that an object of `data` has twice; empty if none has."""
+    found: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> None:
+        names: set[str] = set()
+        for name, _ in items:
+            if name in names:
+                found.append(name)
+            names.add(name)
+
+    json.loads(data, object_pairs_hook=pairs)
+    return found[0] if found else ""
 
 
 def _digests(receipt: dict[str, Any]) -> Iterator[Problem]:
@@ -141,6 +190,7 @@ def _shape(receipt: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("TYPE", "context", "is no object")
         return
     there, rules = dict(leaves(context)), receipt.get("rules")
+    older = type(rules) is int and rules < RULES
     for path in there:
         if path not in BY_PATH:
             yield Problem("UNKNOWN_FIELD", f"context.{path[:200]}", "is no field of a receipt")
@@ -150,12 +200,13 @@ def _shape(receipt: dict[str, Any]) -> Iterator[Problem]:
                 if type(rules) is int and rules <= field.since:
                     continue  # made before there was such a field
                 yield Problem("MISSING_FIELD", f"context.{field.path}", "is missing")
-            elif why := _misfact(field, there[field.path]):
+            elif why := _misfact(field, there[field.path], older):
                 yield Problem("TYPE", f"context.{field.path}", why)
 
 
-def _misfact(field: SchemaField, fact: Any) -> str:
-    """Why `fact` is no fact of this field; empty if it is one."""
+def _misfact(field: SchemaField, fact: Any, older: bool) -> str:
+    """Why `fact` is no fact of this field; empty if it is one. `older` rules knew fewer parts of items
+    and other sources."""
     if not isinstance(fact, dict):
         return "is no fact {v, src, at} or {v, why}"
     if fact.get("v") is None:
@@ -171,9 +222,9 @@ def _misfact(field: SchemaField, fact: Any) -> str:
     source = fact["src"].partition(":")[0] if isinstance(fact["src"], str) else ""
     if source not in SOURCES:
         return f"has the unknown source {source[:40]!r}"
-    if source not in field.sources:
+    if source not in field.sources and not older:
         return f"has the source {source!r}, which is not good enough: {', '.join(field.sources)}"
-    return misfit(field.type, fact["v"])
+    return misfit(field.type, fact["v"], partly=older)
 
 
 def _envelope(receipt: dict[str, Any]) -> Iterator[Problem]:
@@ -189,8 +240,6 @@ def _envelope(receipt: dict[str, Any]) -> Iterator[Problem]:
             )
         elif misfit("hex", chain["store_id"]) or (chain["prev"] is not None and misfit("hex", chain["prev"])):
             yield Problem("TYPE", "chain", "names no digests")
-    if not isinstance(receipt.get("signatures"), list):
-        yield Problem("TYPE", "signatures", "is no list")
     if type(receipt.get("attempt")) is int and receipt["attempt"] < 1:
         yield Problem("TYPE", "attempt", "is no integer from 1")
     reasons = receipt.get("evidence_reasons")
@@ -213,12 +262,8 @@ def _consistent(receipt: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("INCONSISTENT", "context.outcome", "failed with exit code 0")
     if code is not None and number is not None:
         yield Problem("INCONSISTENT", "context.outcome", "has both an exit code and a signal")
-    block = receipt.get("comparability")
-    fields = block.get("fields") if isinstance(block, dict) else None
-    if not isinstance(fields, dict) or set(block) != {"key", "fields"}:  # type: ignore[arg-type]
-        yield Problem("TYPE", "comparability", "has not exactly key and fields")
-    elif hashlib.sha256(canonical(fields)).hexdigest() != block["key"]:  # type: ignore[index]
-        yield Problem("HASH_MISMATCH", "comparability.key", "it does not stand for its fields")
+    yield from _key(receipt)
+    fields = at_path(receipt, "comparability.fields")
     if receipt.get("rules") != RULES:
         return
     # From here on what the rules of this version say is made again and compared.
@@ -230,6 +275,15 @@ def _consistent(receipt: dict[str, Any]) -> Iterator[Problem]:
     if (receipt.get("evidence_class"), receipt.get("evidence_reasons")) != evidence(receipt):
         yield Problem("INCONSISTENT", "evidence_class", "is not what the rules make of the receipt")
     yield from _observed(receipt, context)
+
+
+def _key(receipt: dict[str, Any]) -> Iterator[Problem]:
+    block = receipt.get("comparability")
+    fields = block.get("fields") if isinstance(block, dict) else None
+    if not isinstance(fields, dict) or set(block) != {"key", "fields"}:  # type: ignore[arg-type]
+        yield Problem("TYPE", "comparability", "has not exactly key and fields")
+    elif hashlib.sha256(canonical(fields)).hexdigest() != block["key"]:  # type: ignore[index]
+        yield Problem("HASH_MISMATCH", "comparability.key", "it does not stand for its fields")
 
 
 def _observed(receipt: dict[str, Any], context: dict[str, Any]) -> Iterator[Problem]:
