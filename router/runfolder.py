@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -283,7 +284,11 @@ class RunFolder:
                 chain.append(self.id, receipt["attempt"], receipt["receipt_id"])
             earlier = self.read_json("receipt")
             if earlier is not None:
-                os.replace(self.file("receipt"), self.path / f"receipt-{earlier.get('attempt')}.json")
+                aside = f"receipt-{earlier.get('attempt')}.json"
+                # Its signature goes first: it must never lie beside another receipt.
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(self.path / "receipt.json.sig", self.path / f"{aside}.sig")
+                os.replace(self.file("receipt"), self.path / aside)
             os.replace(beside, self.file("receipt"))
         except BaseException:
             beside.unlink(missing_ok=True)

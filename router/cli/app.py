@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "collect": ("acting", "Bring back final runs' outputs and write their receipts."),
     },
     "Evidence": {
-        "receipt": ("receipts", "Show, list and verify receipts."),
+        "receipt": ("receipts", "Show, list, verify and sign receipts."),
     },
     "Installation": {
         "doctor": ("doctor", "Check that everything is there, and say what mends it."),

@@ -1,4 +1,4 @@
-"""`route receipt show | list | verify`."""
+"""`route receipt`: show and list receipts; the other verbs of the group have rooms of their own."""
 
 from __future__ import annotations
 
@@ -11,41 +11,35 @@ import click
 from compute_router.cli.app import VerbGroup
 from compute_router.cli.call import Cli
 from compute_router.cli.options import RUN
+from compute_router.cli.sealing import sign
+from compute_router.cli.verifying import place, verify
 from compute_router.cli.words import age, short_id
-from compute_router.errors import ExitCode, InputError, NotFound
+from compute_router.errors import InputError
 
 __all__ = ["receipt"]
 
 
 @click.group(cls=VerbGroup, subcommand_metavar="VERB [ARGS]...")
 def receipt() -> None:
-    """Show, list and verify receipts. RECEIPT is a file or a run."""
+    """Show, list, verify and sign receipts. RECEIPT is a file, a folder with one, or a run."""
 
 
-def _bytes(cli: Cli, ref: str) -> tuple[Path, bytes]:
-    """The receipt that `ref` names, as it lies there."""
-    path = Path(ref)
-    if not path.is_file():
-        if path.suffix == ".json" or "/" in ref:
-            raise NotFound(f"there is no file {ref}", mend="route receipt list shows the receipts there are")
-        run = cli.folder(ref)
-        path = run.path / "receipt.json"
-        if not path.is_file():
-            raise NotFound(f"run {run.id} has no receipt yet", mend=f"route collect {run.id}")
+def _read(path: Path) -> dict[str, Any]:
+    """The receipt in whatever lies at `path`."""
+    from compute_router.receipt.opening import opened
+
+    found = opened(path)
+    if not found.data:
+        raise InputError(
+            f"{path} cannot be read: {found.problems[0].what}", mend=f"route receipt verify {path}"
+        )
     try:
-        return path, path.read_bytes()
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}", mend="check its permissions") from e
-
-
-def _read(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(data)
-    except ValueError as e:
+        data = json.loads(found.data)
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{path} is no JSON: {e}", mend=f"route receipt verify {path}") from e
-    if not isinstance(found, dict) or not str(found.get("schema", "")).startswith("route.receipt/"):
+    if not isinstance(data, dict) or not str(data.get("schema", "")).startswith("route.receipt/"):
         raise InputError(f"{path} is no receipt", mend="route receipt list shows the receipts there are")
-    return found
+    return data
 
 
 @receipt.command("show")
@@ -58,8 +52,8 @@ def show(cli: Cli, ref: str) -> int:
     """
     from compute_router.receipt.summary import lines
 
-    path, data = _bytes(cli, ref)
-    found = _read(path, data)
+    path = place(cli, ref)
+    found = _read(path)
     cli.out.pairs([*lines(found), ("file", str(path))])
     cli.out.done(found)
     return 0
@@ -111,29 +105,5 @@ def list_(cli: Cli, limit: int, kind: str | None, name: str | None) -> int:
     return 0
 
 
-@receipt.command("verify")
-@click.argument("refs", nargs=-1, required=True, type=RUN, metavar="RECEIPT...")
-@click.pass_obj
-def verify(cli: Cli, refs: tuple[str, ...]) -> int:
-    """Check that receipts are whole and unchanged. Needs no network and no configuration.
-
-    Exits 65 if one is not. A good digest proves that nothing changed since, not who wrote it.
-    """
-    from compute_router.receipt import verify as check
-
-    found: list[dict[str, Any]] = []
-    bad = 0
-    for ref in refs:
-        path, _ = _bytes(cli, ref)
-        problems = list(check(path))
-        bad += bool(problems)
-        cli.out.line(f"{path}: {'whole and unchanged' if not problems else 'NOT GOOD'}")
-        for problem in problems:
-            cli.out.line(f"  {problem}")
-        found.append({"path": str(path), "ok": not problems, "problems": [str(p) for p in problems]})
-    if bad:
-        what = f"{bad} of {len(refs)} receipts are not good"
-        cli.out.failed("RECEIPT_INVALID", what, mend="route collect brings a lost one back", data=found)
-        return int(ExitCode.REFUSED)
-    cli.out.done(found)
-    return 0
+for _verb in (verify, sign):
+    receipt.add_command(_verb)
