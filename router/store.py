@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from compute_router import chain
+from compute_router import chain, chaincheck
 from compute_router.durable import PART, fsync_folder, write_beside
 from compute_router.errors import Conflict, InputError, NotFound, StoreError
 from compute_router.home import default_home, fault, identity, prepare, restore_identity, runs_of
@@ -282,33 +282,11 @@ class Store:
 
     def _links_of(self, folder: Path) -> Iterator[chain.Link]:
         """The links of the receipts in one run's folder, those of earlier attempts included."""
-        for path in sorted(folder.glob("receipt*.json")):
-            receipt = load(str(path), msgspec.json.decode)
-            block, attempt = receipt.get("chain"), receipt.get("attempt")
-            receipt_id = receipt.get("receipt_id")
-            if isinstance(block, dict) and type(block.get("seq")) is int and isinstance(receipt_id, str):
-                yield chain.Link(
-                    block["seq"], folder.name, attempt if type(attempt) is int else 1, receipt_id
-                )
+        return (each.link for each in chaincheck.kept(folder))
 
-    def check_chain(self) -> Sequence[str]:
+    def check_chain(self) -> list[str]:
         """What is wrong with the chain, in sentences: receipts that are missing, changed or not in it.
 
         Empty if all is well. Reads every receipt's identity, not all of its content (see `verify`).
         """
-        _, links, whole = chain.links(self.home)
-        said = [] if whole else [f"{self.home / chain.NAME} has lines that cannot be read"]
-        gone = {link.seq for link in links if link.receipt_id is None}
-        there = {link.seq: link for link in self._every_link()}
-        listed = {link.seq: link for link in links if link.receipt_id is not None}
-        again = {(link.run_id, link.attempt): link.seq for link in listed.values()}
-        for seq in range(1, max([*listed, *there], default=0) + 1):
-            want, found = listed.get(seq), there.get(seq)
-            if want is None:
-                what = "is not in the chain" if found else "is missing: neither the chain nor a run has it"
-                said.append(f"receipt {seq} {what}")
-            elif found is None and seq not in gone and again[want.run_id, want.attempt] == seq:
-                said.append(f"receipt {seq} (run {want.run_id}, attempt {want.attempt}) is missing")
-            elif found is not None and found != want:
-                said.append(f"receipt {seq} of run {found.run_id} is not the one the chain names")
-        return said
+        return list(chaincheck.check(self.home).problems)
