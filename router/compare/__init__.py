@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "compare", "gather", "load"]
 
-_HOME = {"Comparison": "outcome"}
+_HOME = {"Comparison": "outcome", "compare": "comparing", "gather": "gathering", "load": "loading"}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +21,7 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
+    from compute_router.compare.comparing import compare as compare
+    from compute_router.compare.gathering import gather as gather
+    from compute_router.compare.loading import load as load
     from compute_router.compare.outcome import Comparison as Comparison

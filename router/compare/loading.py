@@ -1,0 +1,399 @@
+"""Reads a receipt for comparison: quickly where it is as it was made, never trusting it, never raising.
+
+The quick way decodes a receipt into typed records, the measured block unread, and encodes them again:
+where the bytes are the same, they are canonical, no key stands twice and every type is the schema's, so
+that the digest can be taken of them as they are. Everything else goes the slow way, which says why not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import keyword
+import os
+import stat
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from compute_router.receipt.building import receipt_id
+from compute_router.receipt.evidence import comparability, evidence
+from compute_router.receipt.facts import MAX_INT, MOST_TEXT, missing
+from compute_router.receipt.schema import BY_PATH, ENUMS, ITEMS, RULES, SCHEMA, TABLE
+from compute_router.receipt.verifying import MOST_BYTES
+from compute_router.records import canonical
+
+__all__ = ["Loaded", "Unread", "load"]
+
+UNREAD = {
+    "UNREADABLE": "name a receipt.json, a run or its folder",
+    "TOO_LARGE": "no receipt is this large; name the receipt.json itself",
+    "NOT_JSON": "bring the receipt again from where it was made",
+    "NO_RECEIPT": "name a receipt.json, a run or its folder",
+    "NEWER_SCHEMA": "upgrade compute-router: pip install -U compute-router",
+    "NOT_CANONICAL": "use the file as it was written: something formatted or edited it since",
+    "BAD_VALUE": "see `route receipt verify`: a receipt of ours never says that",
+    "HASH_MISMATCH": "bring the receipt again from the store it was made in; a changed one proves nothing",
+}
+"""Why a file cannot be compared, and how to mend it."""
+
+
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is no receipt, or not the one it says it is: one line what, one line mend."""
+
+    ref: str
+    code: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.ref}: {self.what}"
+
+
+class Fact(msgspec.Struct, gc=False):
+    """A fact as it stands in a receipt. `v` is checked for the type of its field."""
+
+    at: int | msgspec.UnsetType = msgspec.UNSET
+    src: str | msgspec.UnsetType = msgspec.UNSET
+    v: Any = None
+    why: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def missing(self) -> str:
+        """`unobserved` or `not_applicable` of a fact without a value, else nothing."""
+        if self.v is not None:
+            return ""
+        return missing({"v": None, "why": self.why if isinstance(self.why, str) else ""})
+
+
+NOBODY = Fact(why="unobserved")
+_UNREAD = """
+artifacts lifecycle plugins redactions decision.rejections decision.tries offer.quote checks.own
+promotion.criteria steady.step_us started_by.ids client.os
+"""
+_SKIPPED = frozenset(_UNREAD.split())
+"""What no comparison looks at: it is hashed, but not read."""
+_Int = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
+_Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
+_TYPES: dict[str, Any] = {
+    "int": _Int,
+    "signed": Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)],
+    "bool": bool,
+    "decimal": Annotated[str, msgspec.Meta(pattern=r"^-?(0|[1-9][0-9]{0,39})(\.[0-9]{1,40})?$")],
+    "json": dict[str, Any],
+    "texts": list[_Text],
+    "numbers": list[_Int],
+    "map": dict[str, _Text],
+}
+
+
+def _type(type_: str) -> Any:
+    """What the schema's `type_` is decoded as."""
+    name, _, rest = type_.partition(":")
+    if name == "enum":
+        return Literal[ENUMS[rest]]
+    return list[_item(rest)] if name == "list" else _TYPES.get(name, _Text)  # type: ignore[misc]
+
+
+def _struct(name: str, fields: Mapping[str, Any], **more: Any) -> Any:
+    """A record of these fields, in the order of their names, any of which may be left out."""
+    renamed = {f"{key}_": key for key in fields if keyword.iskeyword(key)}
+    rows = [
+        (f"{key}_" if keyword.iskeyword(key) else key, fields[key] | msgspec.UnsetType, msgspec.UNSET)
+        for key in sorted(fields)
+    ]
+    return msgspec.defstruct(name, rows, rename=renamed or None, gc=False, **more)
+
+
+@functools.cache
+def _item(name: str) -> Any:
+    return _struct(f"Item_{name}", {key: _type(type_) | None for key, type_ in ITEMS[name].items()})
+
+
+def _fact(path: str) -> Any:
+    """The type of one fact, `v` being of its field's type; of one that nobody looks at, any JSON."""
+    if path in _SKIPPED:
+        return msgspec.Raw
+    return msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
+
+
+def _context() -> Any:
+    """The type of `context`: sections of facts by the table of the schema."""
+    tree: dict[str, Any] = {}
+    for field in TABLE:
+        if field.block != "receipt":
+            *parents, last = field.path.split(".")
+            at = tree
+            for name in parents:
+                at = at.setdefault(name, {})
+            at[last] = _fact(field.path)
+
+    def made(name: str, node: Any) -> Any:
+        return _struct(name, {key: made(key, node[key]) for key in node}) if isinstance(node, dict) else node
+
+    return made("Context", tree)
+
+
+class _Comparability(msgspec.Struct, gc=False):
+    fields: msgspec.Raw
+    key: str
+
+
+class Reason(msgspec.Struct, gc=False):
+    """Why a receipt is of no better class of evidence."""
+
+    class_: str = msgspec.field(name="class")
+    code: str
+    sentence: str
+
+
+class _Head(msgspec.Struct, gc=False):
+    """The top of a receipt, in the order of its canonical bytes."""
+
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
+    chain: msgspec.Raw
+    comparability: _Comparability
+    context: Any
+    created_us: _Int
+    evidence_class: Any
+    evidence_reasons: list[Reason]
+    idempotency_key: _Text
+    kind: _Text
+    measured: msgspec.Raw
+    measured_sha256: str | None
+    purpose: Any
+    receipt_id: str | msgspec.UnsetType
+    rules: _Int
+    run_id: _Text
+    schema: str
+    signatures: msgspec.Raw | msgspec.UnsetType
+
+
+@functools.cache
+def _codec() -> tuple[Any, Callable[[bytes], Any], Callable[[Any], bytes]]:
+    """Type, decoder and encoder of a whole receipt; made when the first one is read."""
+    head = msgspec.defstruct(
+        "Receipt",
+        [
+            ("context", _context()),
+            ("evidence_class", Literal[ENUMS["evidence"]]),
+            ("purpose", Literal[ENUMS["purpose"]]),
+        ],
+        bases=(_Head,),
+        gc=False,
+    )
+    return head, msgspec.json.Decoder(head, float_hook=_no_float).decode, msgspec.json.Encoder().encode
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is a float; decimals are strings")
+
+
+class Loaded:
+    """One receipt as a comparison needs it. Its content is what its id stands for."""
+
+    __slots__ = ("_fields", "_head", "_raw", "evidence", "key", "reasons", "receipt_id", "ref")
+
+    def __init__(self, ref: str, head: Any, receipt_id: str, again: Mapping[str, Any] | None = None) -> None:
+        self.ref, self.receipt_id, self._head = ref, receipt_id, head
+        self._raw = head.comparability.fields
+        self._fields: dict[str, Any] | None = None
+        self.key: str = head.comparability.key
+        self.evidence: str = head.evidence_class
+        self.reasons: list[Reason] = head.evidence_reasons
+        if again is not None:
+            made = comparability(again)
+            self.key, self._fields = made["key"], made["fields"]
+            self.evidence, reasons = evidence(again)
+            self.reasons = msgspec.convert(reasons, list[Reason])
+
+    @property
+    def run_id(self) -> str:
+        return str(self._head.run_id)
+
+    @property
+    def attempt(self) -> int:
+        return int(self._head.attempt)
+
+    @property
+    def kind(self) -> str:
+        return str(self._head.kind)
+
+    @property
+    def purpose(self) -> str:
+        return str(self._head.purpose)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the machine left measurements."""
+        return bytes(self._head.measured) != b"null"
+
+    @property
+    def signatures(self) -> bytes:
+        """The detached signatures, as JSON."""
+        return bytes(self._head.signatures)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The value of every field that must be equal, by path, as `evidence.comparability` makes it."""
+        if self._fields is None:
+            self._fields = msgspec.json.decode(self._raw)
+        return self._fields
+
+    def fact(self, path: str) -> Fact:
+        """The fact at a path of the schema; nobody's where the receipt is older than the field."""
+        try:
+            found = _getter(path)(self._head.context)
+        except AttributeError:
+            return NOBODY
+        return found if isinstance(found, Fact) else NOBODY
+
+    def value(self, path: str) -> Any:
+        """The value of the fact at a path, None where it has none."""
+        return self.fact(path).v
+
+
+@functools.cache
+def _getter(path: str) -> Callable[[Any], Any]:
+    return attrgetter(".".join(f"{p}_" if keyword.iskeyword(p) else p for p in path.split(".")))
+
+
+def load(source: Path | bytes, *, ref: str = "") -> Loaded | Unread:
+    """The receipt in a file, a run's folder or bytes; or in one line why it cannot be compared. Never raises.
+
+    `ref` is what it is called in the answer; the path if nothing is given. That the stored class of
+    evidence and key are what the rules of this version say is not made sure of here (`verify` does), unless
+    they were made by other rules: then both are made again. Signatures stand outside of the id: they are
+    for `route receipt verify` to judge, and a change in one is found there.
+    """
+    if isinstance(source, bytes):
+        data: bytes | Unread = source
+    else:
+        ref = ref or str(source)
+        data = _read(source, ref)
+    if isinstance(data, Unread):
+        return data
+    if len(data) > MOST_BYTES:
+        return _unread(ref, "TOO_LARGE", f"it is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        return _quickly(data, ref) or _slowly(data, ref)
+    # The one promise of this function: whatever the bytes are, the answer is a record.
+    except Exception as e:
+        return _unread(ref, "BAD_VALUE", f"it cannot be judged ({type(e).__name__})")
+
+
+def _unread(ref: str, code: str, what: str) -> Unread:
+    line = " ".join(what.split())
+    return Unread(ref=ref, code=code, what=line[:300], mend=UNREAD[code])
+
+
+def _read(path: Path, ref: str) -> bytes | Unread:
+    """The bytes of a regular file. What is no such file is never waited for."""
+    try:
+        if os.path.isdir(path):
+            path = path / "receipt.json"
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return _unread(ref, "UNREADABLE", "it is no regular file")
+            if found.st_size > MOST_BYTES:
+                return _unread(ref, "TOO_LARGE", f"it is larger than {MOST_BYTES >> 20} MiB")
+            with open(fd, "rb", buffering=0, closefd=False) as f:
+                return f.read(found.st_size + 1) if found.st_size else f.readall()[: MOST_BYTES + 1]
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or type(e).__name__
+        return _unread(ref, "UNREADABLE", f"it cannot be read: {why}")
+
+
+def _quickly(data: bytes, ref: str) -> Loaded | None:
+    """A receipt whose bytes are exactly those its typed records encode to; None for the slow way."""
+    _, decode, encode = _codec()
+    try:
+        head = decode(data)
+    except (ValueError, RecursionError):
+        return None
+    if head.schema != SCHEMA or head.rules != RULES:
+        return None
+    told, signatures = head.receipt_id, head.signatures
+    head.receipt_id = head.signatures = msgspec.UNSET
+    whole = encode(head)
+    head.receipt_id, head.signatures = told, signatures
+    if told is msgspec.UNSET or signatures is msgspec.UNSET or hashlib.sha256(whole).hexdigest() != told:
+        return None
+    # In a text every quote is escaped, and after the rules there are only texts: this is their key.
+    cut = whole.rindex(b',"rules":')
+    again = b'%b,"receipt_id":"%b"%b,"signatures":%b}' % (
+        whole[:cut],
+        told.encode(),
+        whole[cut:-1],
+        bytes(signatures),
+    )
+    if not (data == again or data == again + b"\n"):
+        return None
+    sound = _sound(bytes(head.measured), head.measured_sha256, head.comparability)
+    return Loaded(ref, head, told) if sound else None
+
+
+def _sound(measured: bytes, told: str | None, key: _Comparability) -> bool:
+    block = None if measured == b"null" else hashlib.sha256(measured).hexdigest()
+    return block == told and hashlib.sha256(bytes(key.fields)).hexdigest() == key.key
+
+
+def _slowly(data: bytes, ref: str) -> Loaded | Unread:
+    """What the bytes are, one question after the other, the first wrong answer being the reason."""
+    try:
+        receipt = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        return _unread(ref, "NOT_JSON", "it is nested too deeply")
+    except UnicodeDecodeError:
+        return _unread(ref, "NOT_JSON", "it is no text in UTF-8")
+    except ValueError as e:
+        return _unread(ref, "NOT_JSON", f"it is no JSON of a receipt: {str(e)[:200]}")
+    schema = receipt.get("schema") if isinstance(receipt, dict) else None
+    if not isinstance(schema, str) or not schema.startswith("route.receipt/"):
+        return _unread(ref, "NO_RECEIPT", "it is no receipt")
+    major = schema.partition("/")[2]
+    if major.isdecimal() and len(major) < 9 and int(major) > 1:
+        return _unread(ref, "NEWER_SCHEMA", f"it is a {schema}, and this version reads {SCHEMA}")
+    if schema != SCHEMA:
+        return _unread(ref, "NO_RECEIPT", f"{schema[:80]!r} is no schema of a receipt")
+    try:
+        whole = canonical(receipt)
+    except (ValueError, RecursionError) as e:
+        return _unread(ref, "NOT_CANONICAL", f"it has no canonical form: {str(e)[:200]}")
+    if receipt.get("receipt_id") != receipt_id(receipt):
+        return _unread(ref, "HASH_MISMATCH", "its content is not what its id stands for")
+    if data not in (whole, whole + b"\n"):
+        return _unread(ref, "NOT_CANONICAL", "its bytes are not those of its canonical form")
+    block, told = receipt.get("measured"), receipt.get("measured_sha256")
+    if told != (None if block is None else hashlib.sha256(canonical(block)).hexdigest()):
+        return _unread(ref, "HASH_MISMATCH", "its measured block is not what measured_sha256 stands for")
+    if not isinstance(block, (dict, type(None))):
+        return _unread(ref, "BAD_VALUE", "measured is no object")
+    head_type = _codec()[0]
+    try:
+        head = msgspec.json.decode(whole, type=head_type)
+    except (msgspec.DecodeError, RecursionError) as e:
+        return _unread(ref, "BAD_VALUE", str(e))
+    other = head.rules != RULES
+    if not other and hashlib.sha256(bytes(head.comparability.fields)).hexdigest() != head.comparability.key:
+        return _unread(ref, "HASH_MISMATCH", "its comparability key is not what its fields make")
+    return Loaded(ref, head, head.receipt_id, receipt if other else None)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of a receipt")

@@ -1,0 +1,163 @@
+"""How the rules about single runs find what they are about: the window, the code, what a run left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from compute_router.compare.figures import DERIVED
+from compute_router.compare.finding import listed, named, of_window, where
+from compute_router.compare.sight import Run, Sight
+
+STEP_SHARE = 0.10
+LIKE_POWER = 20
+"""Percentage points by which the shares of samples at the power limit may differ."""
+_SHARE = re.compile(r"^(.*?) (\d+)%$")
+
+
+def unstable(sight: Sight) -> str:
+    if not of_window(sight):
+        return ""
+    told: dict[str, list[Run]] = {}
+    power: list[int] = []
+    for run in sight.runs:
+        one = run.loaded
+        if (count := one.value("compile.recompiles") or 0) > 0:
+            told.setdefault(f"{count} recompiles inside the steady window", []).append(run)
+        if (count := one.value("hw.observed.cotenants") or 0) > 0:
+            told.setdefault(f"{count} processes of others on the accelerators", []).append(run)
+        for error in one.value("hw.observed.errors") or ():
+            told.setdefault(f"the hardware failed: {error}", []).append(run)
+        capped = 0
+        for reason in one.value("hw.observed.throttle_reasons") or ():
+            match = _SHARE.match(reason)
+            name, share = (match[1], int(match[2])) if match else (reason, 100)
+            if "power_cap" in name:
+                capped = share
+            elif share:
+                told.setdefault(f"throttled by {name} in {share}% of samples", []).append(run)
+        power.append(capped)
+    if power and max(power) - min(power) > LIKE_POWER:
+        told[f"throttled by the power cap in {min(power)}% to {max(power)}% of samples"] = where(
+            sight, lambda run: True
+        )
+    return "; ".join(f"{text}: {named(runs)}" for text, runs in list(told.items())[:4])
+
+
+def dirty(sight: Sight) -> str:
+    runs = where(
+        sight,
+        lambda run: run.loaded.value("code.dirty") is True and run.loaded.value("code.diff_sha256") is None,
+    )
+    return f"uncommitted changes without a recorded digest: {named(runs)}" if runs else ""
+
+
+def evaluated(sight: Sight) -> str:
+    if not of_window(sight):
+        return ""
+    runs = where(
+        sight,
+        lambda run: (
+            run.loaded.value("checks.eval_off") is False
+            or any((run.loaded.value("steady.inside") or {}).values())
+        ),
+    )
+    return f"steps that count hold an evaluation or a checkpoint: {named(runs)}" if runs else ""
+
+
+def memory(sight: Sight) -> str:
+    if not of_window(sight) or sight.metric is None or not sight.metric.rate:
+        return ""
+    runs = where(sight, lambda run: "peak_memory" not in run.figures)
+    return f"no peak of memory: {named(runs)}" if runs else ""
+
+
+def partial(sight: Sight) -> str:
+    runs = where(sight, lambda run: run.loaded.value("checks.end_marker") is False or not run.loaded.measured)
+    return f"no end marker, or no measurements: {named(runs)}" if runs else ""
+
+
+def signature(sight: Sight) -> str:
+    if sight.signed is None:
+        return ""
+    told = [(run, why) for run in sight.given if (why := sight.signed(run.loaded))]
+    return "; ".join(f"{run.loaded.ref}: {why}" for run, why in told[:3])
+
+
+def uncommitted(sight: Sight) -> str:
+    runs = where(
+        sight,
+        lambda run: any(
+            v.committed is False or "commit_failed" in (v.event or ())
+            for v in run.loaded.value("volumes") or ()
+        ),
+    )
+    return f"writes to a volume were not committed: {named(runs)}" if runs else ""
+
+
+def seeds(sight: Sight) -> str:
+    if sight.metric is None or sight.metric.rate or sight.metric.name in DERIVED:
+        return ""
+    told = [
+        f"{arm.name}: seed {listed(again)}" for arm in sight.arms if (again := repeated_seeds(arm.counted))
+    ]
+    return f"seeds repeat within an arm ({'; '.join(told)})" if told else ""
+
+
+def repeated_seeds(runs: Sequence[Run]) -> list[int]:
+    found = [seed for run in runs if isinstance(seed := run.loaded.value("numerics.seed"), int)]
+    return sorted({seed for seed in found if found.count(seed) > 1}) if len(set(found)) < len(found) else []
+
+
+def attempts(sight: Sight) -> str:
+    told: dict[str, list[Run]] = {}
+    for run in sight.runs:
+        if run.loaded.attempt > 1:
+            told.setdefault("started again after an earlier attempt", []).append(run)
+        elif (
+            run.loaded.value("startup.class") == "resumed_checkpoint" and "startup.class" not in sight.varied
+        ):
+            told.setdefault("went on from a checkpoint", []).append(run)
+    return "; ".join(f"{text}: {named(runs)}" for text, runs in told.items())
+
+
+def steps(sight: Sight) -> str:
+    if not of_window(sight):
+        return ""
+    counts = [n for run in sight.runs if isinstance(n := run.loaded.value("steady.n_steps"), int)]
+    if not counts or max(counts) <= min(counts) * (1 + STEP_SHARE):
+        return ""
+    return f"between {min(counts)} and {max(counts)} steps count"
+
+
+def _figure(sight: Sight, run: Run) -> float | None:
+    figure = run.figures.get(sight.metric.name) if sight.metric else None
+    return figure.value if figure else None
+
+
+def no_figure(sight: Sight) -> str:
+    for arm in sight.arms:
+        if arm.counted and all(_figure(sight, run) is None for run in arm.counted):
+            return f"{arm.name}: no run has {sight.metric.name if sight.metric else 'a metric'}"
+    return ""
+
+
+def figure_missing(sight: Sight) -> str:
+    if no_figure(sight):
+        return ""
+    runs = where(sight, lambda run: _figure(sight, run) is None)
+    return f"without {sight.metric.name if sight.metric else 'a metric'}: {named(runs)}" if runs else ""
+
+
+def bad_value(sight: Sight) -> str:
+    runs = where(sight, lambda run: (v := _figure(sight, run)) is not None and v <= 0)
+    return f"{sight.metric.name} is not greater than 0: {named(runs)}" if runs and sight.metric else ""
+
+
+def direction(sight: Sight) -> str:
+    if sight.metric is None:
+        return ""
+    told = [f for run in sight.runs if (f := run.figures.get(sight.metric.name)) is not None]
+    if all(f.direction for f in told):
+        return ""
+    return f"whether more {sight.metric.name} is better is not told"
