@@ -1,1 +1,7 @@
 """The report: one self-contained HTML file of a comparison, readable without a network."""
+
+from __future__ import annotations
+
+from compute_router.report.document import page
+
+__all__ = ["page"]
