@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -284,7 +284,7 @@ class Store:
         """The links of the receipts in one run's folder, those of earlier attempts included."""
         return (each.link for each in chaincheck.kept(folder))
 
-    def check_chain(self) -> list[str]:
+    def check_chain(self) -> Sequence[str]:
         """What is wrong with the chain, in sentences: receipts that are missing, changed or not in it.
 
         Empty if all is well. Reads every receipt's identity, not all of its content (see `verify`).

@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "collect": ("acting", "Bring back final runs' outputs and write their receipts."),
     },
     "Evidence": {
-        "receipt": ("receipts", "Show, list, verify and sign receipts."),
+        "receipt": ("receipts", "Show, list, verify, sign and export receipts."),
     },
     "Installation": {
         "doctor": ("doctor", "Check that everything is there, and say what mends it."),

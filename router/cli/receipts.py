@@ -11,7 +11,7 @@ import click
 from compute_router.cli.app import VerbGroup
 from compute_router.cli.call import Cli
 from compute_router.cli.options import RUN
-from compute_router.cli.sealing import sign
+from compute_router.cli.sealing import export, sign
 from compute_router.cli.verifying import place, verify
 from compute_router.cli.words import age, short_id
 from compute_router.errors import InputError
@@ -21,7 +21,7 @@ __all__ = ["receipt"]
 
 @click.group(cls=VerbGroup, subcommand_metavar="VERB [ARGS]...")
 def receipt() -> None:
-    """Show, list, verify and sign receipts. RECEIPT is a file, a folder with one, or a run."""
+    """Show, list, verify, sign and export receipts. RECEIPT is a file, a folder with one, or a run."""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -105,5 +105,5 @@ def list_(cli: Cli, limit: int, kind: str | None, name: str | None) -> int:
     return 0
 
 
-for _verb in (verify, sign):
+for _verb in (verify, sign, export):
     receipt.add_command(_verb)

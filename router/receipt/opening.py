@@ -225,7 +225,7 @@ def _unfit(member: zipfile.ZipInfo) -> str:
         return "is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is packed in another way than stored or deflated"
-    if not stat.S_ISREG(member.external_attr >> 16 or stat.S_IFREG):
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is no regular file"
     return ""
 

@@ -15,7 +15,7 @@ from compute_router.durable import write_file
 from compute_router.errors import InputError, NotFound, Refused
 from compute_router.receipt.opening import RECEIPT, Opened, examine, opened
 
-__all__ = ["NAMESPACE", "Signed", "check", "checked", "sign", "signature"]
+__all__ = ["NAMESPACE", "Signed", "check", "checked", "fingerprint", "sign", "signature"]
 
 NAMESPACE = "route-receipt@v1"
 """What such a signature is for: one made for git or for files does not count, nor the reverse."""
@@ -23,6 +23,7 @@ NAMESPACE = "route-receipt@v1"
 _INSTALL = "install OpenSSH (the package openssh-client)"
 _PATIENCE = 60
 _MOST_SIGNERS = 16
+_FINGERPRINT = re.compile(r"\bSHA256:[A-Za-z0-9+/]+")
 
 
 class Signed(NamedTuple):
@@ -94,7 +95,7 @@ class _Look:
         self._program, self._data, self._file, self._allowed = program, data, file, allowed
         self._revoked = revoked
 
-    def _ask(self, verb: str, *args: str) -> subprocess.CompletedProcess[bytes]:
+    def ask(self, verb: str, *args: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [self._program, "-Y", verb, "-n", NAMESPACE, "-s", str(self._file), *args],
             input=self._data,
@@ -105,20 +106,20 @@ class _Look:
 
     def judged(self, signer: str | None) -> Signed:
         # First whether it is a signature of these bytes at all, then whether the key may sign.
-        made = self._ask("check-novalidate")
+        made = self.ask("check-novalidate")
         if made.returncode:
             return Signed(False, why=_unmade(made.stderr))
-        key = re.search(r"\bSHA256:[A-Za-z0-9+/]+", made.stdout.decode(errors="replace"))
+        key = _FINGERPRINT.search(made.stdout.decode(errors="replace"))
         allowed = ("-f", str(self._allowed))
-        asked = self._ask("find-principals", *allowed)
+        asked = self.ask("find-principals", *allowed)
         told = asked.stdout.decode(errors="replace").splitlines() if not asked.returncode else []
         # The file may allow a signer by a pattern, so who is asked for is asked about all the same.
         answer = asked
         for name in [signer] if signer else told[:_MOST_SIGNERS]:
-            answer = self._ask("verify", *allowed, "-I", name)
+            answer = self.ask("verify", *allowed, "-I", name)
             if answer.returncode == 0:
                 if self._revoked is not None:
-                    again = self._ask("verify", *allowed, "-I", name, "-r", str(self._revoked))
+                    again = self.ask("verify", *allowed, "-I", name, "-r", str(self._revoked))
                     if again.returncode:
                         return Signed(False, name, f"its key {_named(key)} is revoked")
                 return Signed(True, name)
@@ -223,6 +224,18 @@ def signature(data: bytes, key: Path | str, *, prompting: bool) -> bytes:
         what, mend = _unsigned(answer.stderr.decode(errors="replace"), key, prompting)
         raise Refused(what, mend=mend)
     return answer.stdout
+
+
+def fingerprint(data: bytes, made: bytes) -> str:
+    """The fingerprint of the key that made the signature `made` of `data`. Raises `Refused` for none."""
+    with tempfile.TemporaryDirectory(prefix="route-") as folder:
+        file = Path(folder, "sig")
+        file.write_bytes(made)
+        look = _Look(shutil.which("ssh-keygen") or "ssh-keygen", data, file, Path(os.devnull), None)
+        found = _FINGERPRINT.search(look.ask("check-novalidate").stdout.decode(errors="replace"))
+    if found is None:
+        raise Refused("ssh-keygen does not know its own signature again", mend=_INSTALL)
+    return found[0]
 
 
 def _unsigned(said: str, key: Path, prompting: bool) -> tuple[str, str]:
