@@ -203,6 +203,8 @@ class Estimate(_Base, frozen=True, kw_only=True):
     """Hodges-Lehmann, as a ratio."""
     shift_interval: tuple[float, float] | None = None
     """95 % at least, exact."""
+    shift_interval90: tuple[float, float] | None = None
+    """90 % at least."""
     p: float | None = None
     test: str = ""
     """`sign-flip, exact, 64 of 64`, `Mann-Whitney, exact`, ..."""
@@ -212,6 +214,9 @@ class Estimate(_Base, frozen=True, kw_only=True):
     verdict: Verdict = Verdict.INCONCLUSIVE
     beyond: bool = False
     """Whether the interval excludes 1 by more than the margin."""
+    within: bool = False
+    """Whether it is shown that the difference is smaller than the margin: always if equivalent; with faster
+    or slower it means a small but certain difference."""
     needed: int | None = None
     """Runs of each arm (blocks, if paired) at which a difference of the margin would be found."""
     notes: tuple[str, ...] = ()
