@@ -270,7 +270,7 @@ def test_holm_adjusts_and_judges_anew() -> None:
     assert out[1].verdict is Verdict.FASTER
     assert out[0].verdict is Verdict.EQUIVALENT, "no longer certain, but still shown to be small"
     assert not out[0].beyond
-    told(out[0], "by Holm over 4 tests")
+    told(out[0], "by Holm over 4 metrics")
 
 
 def by_hand(ps: Sequence[float]) -> list[float]:

@@ -106,18 +106,11 @@ def study_of(run: Loaded) -> str | None:
 
 
 def _by_study(runs: Sequence[Loaded]) -> tuple[list[tuple[str, list[Loaded]]], list[Loaded]]:
-    """The arms of the one study that receipts belong to, none if they belong to none; and the others."""
+    """The arms of the study that receipts belong to, none if they belong to none; and the others. That they
+    are of several studies is a rule's to say."""
     studies = {study_of(run) for run in runs} - {None}
     if not studies:
         return [], []
-    if len(studies) > 1:
-        named = sorted(
-            {f"{run.value('study.id')} ({str(study_of(run))[:8]})" for run in runs if study_of(run)}
-        )
-        raise InputError(
-            f"these receipts are of {len(studies)} studies: {', '.join(named)}",
-            mend="name the receipts of one study, or two groups with --base and --candidate",
-        )
     planned: list[str] = next((arms for run in runs if (arms := run.value("study.arms"))), [])
     sorted_in: dict[str, list[Loaded]] = {name: [] for name in planned}
     outside = []

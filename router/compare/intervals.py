@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -81,19 +82,14 @@ def _mean(logs: Sequence[float], trim: int) -> tuple[float, float | None, int]:
     much alike, and tests made from them find differences that are not there."""
     n = len(logs)
     kept = sorted(logs)[trim : n - trim]
-    at = math.fsum(kept) / len(kept)
+    at = statistics.fmean(kept)
     if len(kept) < 2:
         return at, None, 0
     if not trim:
-        return at, _squares(kept) / (n - 1) / n, n - 1
+        return at, statistics.variance(kept) / n, n - 1
     moved = [kept[0]] * trim + kept + [kept[-1]] * trim
-    return at, _squares(moved) / (len(kept) * (len(kept) - 1)), len(kept) - 1
-
-
-def _squares(values: Sequence[float]) -> float:
-    """The sum of squared distances from the mean, in two passes."""
-    mean = math.fsum(values) / len(values)
-    return math.fsum([(v - mean) ** 2 for v in values])
+    squares = statistics.variance(moved) * (n - 1)
+    return at, squares / (len(kept) * (len(kept) - 1)), len(kept) - 1
 
 
 # Order statistics -----------------------------------------------------------------------------------

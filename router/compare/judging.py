@@ -279,7 +279,7 @@ def _adjusted(found: Estimate, p: float, size: int) -> Estimate:
     adjusted = msgspec.structs.replace(found, p_adjusted=p)
     if found.verdict not in (Verdict.FASTER, Verdict.SLOWER) or p < ALPHA:
         return adjusted
-    note = f"p {_p(found):.2g} is {p:.2g} by Holm over {size} tests"
+    note = f"p {_p(found):.2g} is {p:.2g} by Holm over {size} metrics"
     least = exact.least_p(found.n_base, found.n_candidate, paired=found.paired)
     if least * size >= ALPHA:
         unit = "blocks" if found.paired else "runs"

@@ -16,14 +16,14 @@ import stat
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
+from compute_router.compare.decoding import NOBODY, Comparability, Fact, Reason, codec
 from compute_router.receipt.building import receipt_id
 from compute_router.receipt.evidence import comparability, evidence
-from compute_router.receipt.facts import MAX_INT, MOST_TEXT, missing
-from compute_router.receipt.schema import BY_PATH, ENUMS, ITEMS, RULES, SCHEMA, TABLE
+from compute_router.receipt.schema import RULES, SCHEMA
 from compute_router.receipt.verifying import MOST_BYTES
 from compute_router.records import canonical
 
@@ -42,6 +42,9 @@ UNREAD = {
 """Why a file cannot be compared, and how to mend it."""
 
 
+_SORTED = msgspec.json.Encoder(order="sorted")
+
+
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
     """A file that is no receipt, or not the one it says it is: one line what, one line mend."""
 
@@ -52,145 +55,6 @@ class Unread(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.ref}: {self.what}"
-
-
-class Fact(msgspec.Struct, gc=False):
-    """A fact as it stands in a receipt. `v` is checked for the type of its field."""
-
-    at: int | msgspec.UnsetType = msgspec.UNSET
-    src: str | msgspec.UnsetType = msgspec.UNSET
-    v: Any = None
-    why: str | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def missing(self) -> str:
-        """`unobserved` or `not_applicable` of a fact without a value, else nothing."""
-        if self.v is not None:
-            return ""
-        return missing({"v": None, "why": self.why if isinstance(self.why, str) else ""})
-
-
-NOBODY = Fact(why="unobserved")
-_UNREAD = """
-artifacts lifecycle plugins redactions decision.rejections decision.tries offer.quote checks.own
-promotion.criteria steady.step_us started_by.ids client.os
-"""
-_SKIPPED = frozenset(_UNREAD.split())
-"""What no comparison looks at: it is hashed, but not read."""
-_Int = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
-_Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
-_TYPES: dict[str, Any] = {
-    "int": _Int,
-    "signed": Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)],
-    "bool": bool,
-    "decimal": Annotated[str, msgspec.Meta(pattern=r"^-?(0|[1-9][0-9]{0,39})(\.[0-9]{1,40})?$")],
-    "json": dict[str, Any],
-    "texts": list[_Text],
-    "numbers": list[_Int],
-    "map": dict[str, _Text],
-}
-
-
-def _type(type_: str) -> Any:
-    """What the schema's `type_` is decoded as."""
-    name, _, rest = type_.partition(":")
-    if name == "enum":
-        return Literal[ENUMS[rest]]
-    return list[_item(rest)] if name == "list" else _TYPES.get(name, _Text)  # type: ignore[misc]
-
-
-def _struct(name: str, fields: Mapping[str, Any], **more: Any) -> Any:
-    """A record of these fields, in the order of their names, any of which may be left out."""
-    renamed = {f"{key}_": key for key in fields if keyword.iskeyword(key)}
-    rows = [
-        (f"{key}_" if keyword.iskeyword(key) else key, fields[key] | msgspec.UnsetType, msgspec.UNSET)
-        for key in sorted(fields)
-    ]
-    return msgspec.defstruct(name, rows, rename=renamed or None, gc=False, **more)
-
-
-@functools.cache
-def _item(name: str) -> Any:
-    return _struct(f"Item_{name}", {key: _type(type_) | None for key, type_ in ITEMS[name].items()})
-
-
-def _fact(path: str) -> Any:
-    """The type of one fact, `v` being of its field's type; of one that nobody looks at, any JSON."""
-    if path in _SKIPPED:
-        return msgspec.Raw
-    return msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
-
-
-def _context() -> Any:
-    """The type of `context`: sections of facts by the table of the schema."""
-    tree: dict[str, Any] = {}
-    for field in TABLE:
-        if field.block != "receipt":
-            *parents, last = field.path.split(".")
-            at = tree
-            for name in parents:
-                at = at.setdefault(name, {})
-            at[last] = _fact(field.path)
-
-    def made(name: str, node: Any) -> Any:
-        return _struct(name, {key: made(key, node[key]) for key in node}) if isinstance(node, dict) else node
-
-    return made("Context", tree)
-
-
-class _Comparability(msgspec.Struct, gc=False):
-    fields: msgspec.Raw
-    key: str
-
-
-class Reason(msgspec.Struct, gc=False):
-    """Why a receipt is of no better class of evidence."""
-
-    class_: str = msgspec.field(name="class")
-    code: str
-    sentence: str
-
-
-class _Head(msgspec.Struct, gc=False):
-    """The top of a receipt, in the order of its canonical bytes."""
-
-    attempt: Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
-    chain: msgspec.Raw
-    comparability: _Comparability
-    context: Any
-    created_us: _Int
-    evidence_class: Any
-    evidence_reasons: list[Reason]
-    idempotency_key: _Text
-    kind: _Text
-    measured: msgspec.Raw
-    measured_sha256: str | None
-    purpose: Any
-    receipt_id: str | msgspec.UnsetType
-    rules: _Int
-    run_id: _Text
-    schema: str
-    signatures: msgspec.Raw | msgspec.UnsetType
-
-
-@functools.cache
-def _codec() -> tuple[Any, Callable[[bytes], Any], Callable[[Any], bytes]]:
-    """Type, decoder and encoder of a whole receipt; made when the first one is read."""
-    head = msgspec.defstruct(
-        "Receipt",
-        [
-            ("context", _context()),
-            ("evidence_class", Literal[ENUMS["evidence"]]),
-            ("purpose", Literal[ENUMS["purpose"]]),
-        ],
-        bases=(_Head,),
-        gc=False,
-    )
-    return head, msgspec.json.Decoder(head, float_hook=_no_float).decode, msgspec.json.Encoder().encode
-
-
-def _no_float(text: str) -> Any:
-    raise ValueError(f"{text[:20]} is a float; decimals are strings")
 
 
 class Loaded:
@@ -314,7 +178,7 @@ def _read(path: Path, ref: str) -> bytes | Unread:
 
 def _quickly(data: bytes, ref: str) -> Loaded | None:
     """A receipt whose bytes are exactly those its typed records encode to; None for the slow way."""
-    _, decode, encode = _codec()
+    _, decode, encode = codec()
     try:
         head = decode(data)
     except (ValueError, RecursionError):
@@ -327,13 +191,16 @@ def _quickly(data: bytes, ref: str) -> Loaded | None:
     head.receipt_id, head.signatures = told, signatures
     if told is msgspec.UNSET or signatures is msgspec.UNSET or hashlib.sha256(whole).hexdigest() != told:
         return None
+    apart = bytes(signatures)
+    if apart != b"[]" and _SORTED.encode(msgspec.json.decode(apart)) != apart:
+        return None
     # In a text every quote is escaped, and after the rules there are only texts: this is their key.
     cut = whole.rindex(b',"rules":')
     again = b'%b,"receipt_id":"%b"%b,"signatures":%b}' % (
         whole[:cut],
         told.encode(),
         whole[cut:-1],
-        bytes(signatures),
+        apart,
     )
     if not (data == again or data == again + b"\n"):
         return None
@@ -341,7 +208,7 @@ def _quickly(data: bytes, ref: str) -> Loaded | None:
     return Loaded(ref, head, told) if sound else None
 
 
-def _sound(measured: bytes, told: str | None, key: _Comparability) -> bool:
+def _sound(measured: bytes, told: str | None, key: Comparability) -> bool:
     block = None if measured == b"null" else hashlib.sha256(measured).hexdigest()
     return block == told and hashlib.sha256(bytes(key.fields)).hexdigest() == key.key
 
@@ -377,12 +244,15 @@ def _slowly(data: bytes, ref: str) -> Loaded | Unread:
         return _unread(ref, "HASH_MISMATCH", "its measured block is not what measured_sha256 stands for")
     if not isinstance(block, (dict, type(None))):
         return _unread(ref, "BAD_VALUE", "measured is no object")
-    head_type = _codec()[0]
+    # An escape for what has no form in UTF-8 (half a pair in a file's name) is no JSON to everyone.
+    read = json.dumps(receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "replace"
+    )
     try:
-        head = msgspec.json.decode(whole, type=head_type)
+        head = msgspec.json.decode(read, type=codec()[0])
     except (msgspec.DecodeError, RecursionError) as e:
         return _unread(ref, "BAD_VALUE", str(e))
-    other = head.rules != RULES
+    other = head.rules != RULES or read != whole
     if not other and hashlib.sha256(bytes(head.comparability.fields)).hexdigest() != head.comparability.key:
         return _unread(ref, "HASH_MISMATCH", "its comparability key is not what its fields make")
     return Loaded(ref, head, head.receipt_id, receipt if other else None)

@@ -198,7 +198,6 @@ def _chart(
             class_="framed with-totals",
         ),
         legend,
-        aria_label="Where the time went",
         class_="chart",
     )
 
