@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evidence": {
         "receipt": ("receipts", "Show, list, verify, sign and export receipts."),
+        "study": ("studying", "Compare by design: runs in an order fixed beforehand."),
     },
     "Installation": {
         "doctor": ("doctor", "Check that everything is there, and say what mends it."),
