@@ -92,10 +92,15 @@ def test_zero_differences_count_both_ways() -> None:
 def test_more_pairs_are_drawn_and_labelled_so() -> None:
     logs = sample(5, 40, mean=0.35)
     found = exact.sign_flip(logs)
-    assert found.name == "sign-flip, Monte Carlo, 100000 of 2^40"
+    assert found.name == "sign-flip, Monte Carlo, 20000 of 2^40"
     assert found.p == pytest.approx(stats.ttest_1samp(logs, 0).pvalue, rel=0.2)
     assert exact.sign_flip([-v for v in reversed(logs)]) == found, "neither order nor direction matters"
-    assert exact.sign_flip([0.01] * 64).p == 1e-5, "never 0: the observed pattern is one of them"
+    assert exact.sign_flip([0.01] * 64).p == 1 / 20_000, "never 0: the observed pattern is one of them"
+    many = sample(6, 200, mean=0.1)
+    found = exact.sign_flip(many)
+    assert found.name == "sign-flip, normal approximation"
+    theirs = stats.permutation_test((many,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert found.p == pytest.approx(theirs.pvalue, abs=0.01)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 20])

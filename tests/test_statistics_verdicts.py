@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
 
-from compute_router.compare import judging, planning
+from compute_router.compare import judging, planning, remarks
 from compute_router.compare.outcome import Estimate, Metric, Standing, Verdict
 
 RATE = Metric(name="tok_s_global", unit="tokens/s")
@@ -213,8 +213,8 @@ def test_drift_is_told_with_its_size() -> None:
     falling = [100 * 0.99**i for i in range(8)]
     found = compared(falling, EVEN)
     assert told(found, "drifts").startswith("base drifts: -1.0% per run (p=")
-    assert judging.drift("candidate", EVEN) == ""
-    assert judging.drift("candidate", [1.0]) == ""
+    assert remarks.drift("candidate", EVEN) == ""
+    assert remarks.drift("candidate", [1.0]) == ""
 
 
 def test_success_is_counted_and_its_chance_is_fishers() -> None:
@@ -270,7 +270,8 @@ def test_holm_adjusts_and_judges_anew() -> None:
     assert out[1].verdict is Verdict.FASTER
     assert out[0].verdict is Verdict.EQUIVALENT, "no longer certain, but still shown to be small"
     assert not out[0].beyond
-    told(out[0], "by Holm over 4 metrics")
+    told(out[0], "by Holm over 4 tests")
+    assert not [note for note in out[0].notes if "the difference is there" in note]
 
 
 def by_hand(ps: Sequence[float]) -> list[float]:
@@ -291,6 +292,7 @@ def test_too_few_pairs_for_so_many_metrics_say_so_and_how_many_would_do() -> Non
     assert (alone.verdict, alone.p_adjusted) == (Verdict.FASTER, won.p)
     assert (two.verdict, two.p_adjusted) == (Verdict.INCONCLUSIVE, 2 * 2 / 64)
     assert two.needed is not None
+    assert two.needed >= 7, "2/2^7 is below 0.05/2"
     told(two, "6 blocks cannot pass as the first of so many")
 
 

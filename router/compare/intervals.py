@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -82,14 +81,19 @@ def _mean(logs: Sequence[float], trim: int) -> tuple[float, float | None, int]:
     much alike, and tests made from them find differences that are not there."""
     n = len(logs)
     kept = sorted(logs)[trim : n - trim]
-    at = statistics.fmean(kept)
+    at = math.fsum(kept) / len(kept)
     if len(kept) < 2:
         return at, None, 0
     if not trim:
-        return at, statistics.variance(kept) / n, n - 1
+        return at, _squares(kept) / (n - 1) / n, n - 1
     moved = [kept[0]] * trim + kept + [kept[-1]] * trim
-    squares = statistics.variance(moved) * (n - 1)
-    return at, squares / (len(kept) * (len(kept) - 1)), len(kept) - 1
+    return at, _squares(moved) / (len(kept) * (len(kept) - 1)), len(kept) - 1
+
+
+def _squares(values: Sequence[float]) -> float:
+    """The sum of squared distances from the mean, in two passes."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum([(v - mean) ** 2 for v in values])
 
 
 # Order statistics -----------------------------------------------------------------------------------
@@ -159,29 +163,38 @@ def _order_statistics(
     if len(rows) * len(values) <= LISTED:
         every = sorted([o + v for o, start in rows for v in values[start:]])
         return {k: every[k] for k in wanted}
-    return {k: _searched(rows, values, k) for k in wanted}
-
-
-def _searched(rows: Sequence[tuple[float, int]], values: Sequence[float], k: int) -> float:
-    """The k-th of the sums, by halving the range of sums until few are left in it."""
     low = min(o + values[start] for o, start in rows)
     high = max(o for o, _ in rows) + values[-1]
-    few = 4 * len(rows)
-    starts = [bisect_left(values, low - o, start) for o, start in rows]
-    ends = [bisect_right(values, high - o, start) for o, start in rows]
-    before = sum(at - start for at, (_, start) in zip(starts, rows, strict=True))
-    while sum(ends) - sum(starts) > few:
-        middle = (low + high) / 2
-        if not low < middle < high:
-            return high
-        cuts = [
-            bisect_right(values, middle - o, at, end)
-            for (o, _), at, end in zip(rows, starts, ends, strict=True)
-        ]
-        left = sum(cuts) - sum(starts)
-        if k < before + left:
-            high, ends = middle, cuts
-        else:
-            low, starts, before = middle, cuts, before + left
-    rest = sorted(o + v for (o, _), at, end in zip(rows, starts, ends, strict=True) for v in values[at:end])
-    return rest[min(max(k - before, 0), len(rest) - 1)]
+    ends = [len(values)] * len(rows)
+    return _searched(offsets, values, (list(starts), ends), (low, high), 0, wanted)
+
+
+def _searched(
+    offsets: Sequence[float],
+    values: Sequence[float],
+    window: tuple[list[int], list[int]],
+    ends: Interval,
+    before: int,
+    wanted: Sequence[int],
+) -> dict[int, float]:
+    """The `wanted` sums among those inside the window, which lie between `ends`; `before` lie below. The
+    range of sums is halved until few are left, or until all that are left are equal."""
+    starts, stops = window
+    while wanted:
+        middle = (ends[0] + ends[1]) / 2
+        if sum(stops) - sum(starts) <= 4 * len(offsets) or not ends[0] < middle < ends[1]:
+            rows = zip(offsets, starts, stops, strict=True)
+            rest = sorted([o + v for o, start, stop in rows for v in values[start:stop]])
+            return {k: rest[min(max(k - before, 0), len(rest) - 1)] for k in wanted}
+        rows = zip(offsets, starts, stops, strict=True)
+        cuts = [bisect_right(values, middle - o, start, stop) for o, start, stop in rows]
+        first = before + sum(cuts) - sum(starts)
+        upper = [k for k in wanted if k >= first]
+        if len(upper) < len(wanted):
+            lower = [k for k in wanted if k < first]
+            found = _searched(offsets, values, (starts, cuts), (ends[0], middle), before, lower)
+            if upper:
+                found |= _searched(offsets, values, (cuts, stops), (middle, ends[1]), first, upper)
+            return found
+        starts, ends, before = cuts, (middle, ends[1]), first
+    return {}

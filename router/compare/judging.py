@@ -12,25 +12,23 @@ A direction and equivalence together mean a small but certain difference: the ve
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from compute_router.compare import exact, intervals
+from compute_router.compare import exact, intervals, remarks
 from compute_router.compare.distributions import t_quantile
 from compute_router.compare.outcome import Estimate, Metric, Success, Verdict
 from compute_router.compare.planning import (
     ALPHA,
     N_TEST,
     N_VERDICT,
-    POWER,
     needed_for_difference,
     needed_for_equivalence,
 )
 
-__all__ = ["drift", "estimate", "failures_differ", "holm", "noise_model_holds", "self_check", "success"]
+__all__ = ["estimate", "failures_differ", "holm", "noise_model_holds", "self_check", "success"]
 
 LEAST, MOST = 1e-30, 1e30
 """No figure that a run has lies outside; inside, no interval overflows."""
@@ -75,7 +73,7 @@ def estimate(
     dropped: list[str] = []
     kept_base, kept_candidate = _kept(base, candidate, trim, paired=paired)
     if trim:
-        dropped.append(_olympic_note(base, candidate, paired=paired))
+        dropped.append(remarks.olympic(base, candidate, paired=paired))
     elif olympic:
         dropped.append("olympic: too few runs to drop any")
     n = min(len(kept_base), len(kept_candidate))
@@ -90,7 +88,9 @@ def estimate(
         candidate_range=(min(kept_candidate), max(kept_candidate)) if kept_candidate else None,
         margin=margin,
     )
-    drifts = [note for name, arm in (("base", base), ("candidate", candidate)) if (note := drift(name, arm))]
+    drifts = [
+        note for name, arm in (("base", base), ("candidate", candidate)) if (note := remarks.drift(name, arm))
+    ]
     if n == 0:
         return msgspec.structs.replace(found, notes=("no runs to compare",))
     seen = _look(base, candidate, paired=paired, trim=trim)
@@ -106,7 +106,7 @@ def estimate(
             p=seen.test.p,
             test=seen.test.name,
         )
-    notes = (*dropped, *_size_notes(found), *drifts)
+    notes = (*dropped, *remarks.size_notes(found), *drifts)
     return _judged(msgspec.structs.replace(found, notes=notes), seen.spread)
 
 
@@ -177,9 +177,8 @@ def _judged(found: Estimate, spread: float | None) -> Estimate:
             "the runs do not differ within an arm, so there is no spread to make an interval from; "
             "ranks alone decide: see that this figure is measured"
         )
-    p = found.p if found.p_adjusted is None else found.p_adjusted
     bound = 1 + found.margin
-    means = (_side(interval) if p < ALPHA else 0), _inside(interval90, bound)
+    means = (_side(interval) if found.p < ALPHA else 0), _inside(interval90, bound)
     ranks = _side(found.shift_interval), _inside(found.shift_interval90, bound)
     side = means[0] if means[0] == ranks[0] else 0
     within = means[1] and ranks[1]
@@ -187,9 +186,7 @@ def _judged(found: Estimate, spread: float | None) -> Estimate:
     if side:
         beyond = interval is not None and (interval[0] > bound or interval[1] < 1 / bound)
         if within:
-            notes.append(
-                f"the difference is there, and is smaller than the margin of {_percent(found.margin)}"
-            )
+            notes.append(remarks.small(found.margin))
         verdict = _direction(found.metric, side)
         return msgspec.structs.replace(
             found, verdict=verdict, beyond=beyond, within=within, needed=None, notes=(*found.notes, *notes)
@@ -228,18 +225,15 @@ def _words(metric: Metric, side: int, inside: bool) -> str:
     return ", ".join(claims) or "inconclusive"
 
 
-def _inconclusive(found: Estimate, spread: float | None, notes: Sequence[str]) -> Estimate:
+def _inconclusive(
+    found: Estimate, spread: float | None, notes: Sequence[str], *, alpha: float = ALPHA
+) -> Estimate:
     needed, more = None, list(notes)
     if spread:
-        unit = "blocks" if found.paired else "runs of each arm"
-        needed = needed_for_difference(spread, found.margin, paired=found.paired)
+        needed = needed_for_difference(spread, found.margin, paired=found.paired, alpha=alpha)
         same = needed_for_equivalence(spread, found.margin, paired=found.paired)
         if needed is not None and same is not None:
-            more.append(
-                f"at a spread of {_percent(math.expm1(spread))}, {needed} {unit} find a difference of "
-                f"{_percent(found.margin)} with {POWER:.0%} power; {same} show "
-                f"that there is none of that size, if there is none"
-            )
+            more.append(remarks.enough(spread, found.margin, needed, same, paired=found.paired))
     return msgspec.structs.replace(
         found,
         verdict=Verdict.INCONCLUSIVE,
@@ -279,15 +273,16 @@ def _adjusted(found: Estimate, p: float, size: int) -> Estimate:
     adjusted = msgspec.structs.replace(found, p_adjusted=p)
     if found.verdict not in (Verdict.FASTER, Verdict.SLOWER) or p < ALPHA:
         return adjusted
-    note = f"p {_p(found):.2g} is {p:.2g} by Holm over {size} metrics"
+    note = f"p {_p(found):.2g} is {p:.2g} by Holm over {size} tests"
     least = exact.least_p(found.n_base, found.n_candidate, paired=found.paired)
     if least * size >= ALPHA:
         unit = "blocks" if found.paired else "runs"
         note += f"; {found.n_base} {unit} cannot pass as the first of so many"
-    adjusted = msgspec.structs.replace(adjusted, beyond=False, notes=(*found.notes, note))
+    kept = (one for one in found.notes if one != remarks.small(found.margin))
+    adjusted = msgspec.structs.replace(adjusted, beyond=False, notes=(*kept, note))
     if found.within:
         return msgspec.structs.replace(adjusted, verdict=Verdict.EQUIVALENT)
-    return _inconclusive(adjusted, _spread(found), ())
+    return _inconclusive(adjusted, _spread(found), (), alpha=ALPHA / size)
 
 
 def _spread(found: Estimate) -> float | None:
@@ -333,7 +328,7 @@ def self_check(values: Sequence[float], *, metric: Metric, margin: float) -> Est
     first = [v for i, v in enumerate(values) if i % 4 in (0, 3)]
     second = [v for i, v in enumerate(values) if i % 4 in (1, 2)]
     found = estimate(first, second, metric=metric, paired=False, margin=margin)
-    note = drift("all runs", values)
+    note = remarks.drift("all runs", values)
     return msgspec.structs.replace(found, notes=(*found.notes, note)) if note else found
 
 
@@ -344,52 +339,9 @@ def noise_model_holds(false_verdicts: int, checks: int) -> bool:
     return 1 - math.fsum(ways) > ALPHA - 1e-12  # one of one is just 5 %
 
 
-# Notes ----------------------------------------------------------------------------------------------
-
-
-def _size_notes(found: Estimate) -> list[str]:
-    n, m = found.n_base, found.n_candidate
-    few = min(n, m)
-    counted = f"{n} {'block' if found.paired else 'run'}{'' if n == 1 else 's'}"
-    counted += "" if found.paired or n == m else f" and {m}"
-    unit = "blocks" if found.paired else "runs of each arm"
-    if few == 1:
-        return [f"{counted}: an anecdote; a verdict needs {N_VERDICT} {unit}"]
-    if few < N_VERDICT:
-        least = exact.least_p(n, m, paired=found.paired)
-        cannot = f", and p cannot be below {least:.2g}" if least >= ALPHA else ""
-        shown = "values and range alone" if few < N_TEST else "exploratory"
-        return [f"{counted}: {shown}{cannot}; a verdict needs {N_VERDICT} {unit}"]
-    return []
-
-
-def drift(name: str, arm: Sequence[float]) -> str:
-    """One sentence if the runs of an arm, in the order they started, rise or fall; else nothing."""
-    if len(arm) < 2:
-        return ""
-    test = exact.trend(arm)
-    if test.p >= ALPHA:
-        return ""
-    slope = statistics.linear_regression(range(len(arm)), [math.log(v) for v in arm]).slope
-    return f"{name} drifts: {math.expm1(slope):+.1%} per run (p={test.p:.2g})"
-
-
-def _olympic_note(base: Sequence[float], candidate: Sequence[float], *, paired: bool) -> str:
-    if paired:
-        return f"olympic: the blocks with the smallest and the largest ratio are dropped, 2 of {len(base)}"
-    return (
-        f"olympic: the fastest and the slowest run of each arm are dropped, "
-        f"2 of {len(base)} and 2 of {len(candidate)}; ranks are of all"
-    )
-
-
 def _geometric(values: Sequence[float]) -> float | None:
     return math.exp(math.fsum(map(math.log, values)) / len(values)) if values else None
 
 
 def _ratios(interval: intervals.Interval | None) -> intervals.Interval | None:
     return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
-
-
-def _percent(part: float) -> str:
-    return f"{100 * part:.3g} %"

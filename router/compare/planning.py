@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from compute_router.compare.distributions import normal_quantile, normal_tail
+from compute_router.compare.exact import least_p
 from compute_router.compare.outcome import Standing
 
 __all__ = [
@@ -49,17 +50,23 @@ def standing(runs: int) -> Standing:
     return Standing.EXPLORATORY if runs > 1 else Standing.ANECDOTE
 
 
-def needed_for_difference(spread: float, margin: float, *, paired: bool) -> int | None:
-    """Runs of each arm (pairs) with which a true difference of `margin` is found with chance POWER.
+def needed_for_difference(spread: float, margin: float, *, paired: bool, alpha: float = ALPHA) -> int | None:
+    """Runs of each arm (pairs) with which a true difference of `margin` is found with chance POWER at
+    level `alpha`.
 
     `spread` is the standard deviation of logs: of the runs of one arm, or of the pairs' differences.
     Of the t test by Guenther's formula (1981), times BOTH. None if more than MOST.
     """
-    z = normal_quantile(1 - ALPHA / 2)
+    z = normal_quantile(1 - alpha / 2)
     runs = _runs(z, normal_quantile(POWER), spread / math.log1p(margin), paired=paired)
-    # With six pairs p is below 0.05 only if all six differences have the same sign.
+    if runs is None:
+        return None
+    fewest = next(n for n in range(N_TEST, 200) if least_p(n, n, paired=paired) < alpha)
+    if not paired or runs > fewest:
+        return max(runs, fewest)
+    # With the fewest pairs p is below alpha only if all differences have the same sign: six at 0.05.
     same_sign = 1 - normal_tail(math.log1p(margin) / spread)
-    return 7 if runs == 6 and paired and same_sign**6 < POWER else runs
+    return fewest + (same_sign**fewest < POWER)
 
 
 def needed_for_equivalence(spread: float, margin: float, *, paired: bool) -> int | None:
