@@ -198,7 +198,7 @@ def test_equal_records_give_equal_pages(name: str) -> None:
 
 def test_the_verdict_comes_first_with_what_it_rests_on() -> None:
     text = read("faster").text
-    assert text.index("fused is faster than flash: 1.125x tokens/s") < text.index("1.109 to 1.140")
+    assert text.index("fused is faster than flash: 1.125× tokens/s") < text.index("1.109 to 1.140")
     assert text.index("1.109 to 1.140") < text.index("Where the time went", text.index("1.109"))
     for said in ("standing: claim", "0.031", "sign-flip, exact, 64 of 64", "6 blocks", "Hodges-Lehmann 1.126",
                  "anything about other shapes", "the interval lies beyond it", "flash 6 of 6"):  # fmt: skip
@@ -274,11 +274,20 @@ def test_the_command_repeats_the_comparison() -> None:
     made = SAMPLES["waived"]()
     words = shlex.split(again(made))
     assert words[:2] == ["route", "compare"]
-    assert [w for w in words if w.endswith(".json")] == [p.ref for p in made.points]
+    files = words[2 : words.index("--vary")]
+    assert files == [*(p.ref for p in made.points[:6]), "vs", *(p.ref for p in made.points[6:])]
     assert words[words.index("--allow") : words.index("--allow") + 4] == [
         "--allow", "NOT_INTERLEAVED", "--because", "one machine was free, and only for one night",
     ]  # fmt: skip
     assert read("waived").text.count(again(made)) == 1
+
+
+def test_a_run_of_a_store_is_called_by_its_id_and_its_folder_is_not_told() -> None:
+    run = point("a", 0, 10.0)
+    home = f"/home/somebody/.local/share/route/runs/{run.run_id}/receipt.json"
+    made = comparison([point("a", 0, 10.0, ref=home), point("b", 1, 11.0)], [])
+    assert "somebody" not in page(made)
+    assert shlex.split(again(made))[2] == run.run_id
 
 
 def test_a_title_takes_the_place_of_the_heading() -> None:

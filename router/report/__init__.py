@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from compute_router.report.document import page
+from compute_router.report.document import is_page, page
 
-__all__ = ["page"]
+__all__ = ["is_page", "page"]

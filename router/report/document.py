@@ -14,11 +14,11 @@ from compute_router.report.marks import Looks
 from compute_router.report.numerals import count
 from compute_router.report.ratios import ratio_plot
 from compute_router.report.series import in_order, series_plot
-from compute_router.report.tables import arms, differences, runs
+from compute_router.report.tables import arms, differences, named, runs
 from compute_router.report.times import HATCHED, patterns, time_bars
 from compute_router.report.verdicts import answers
 
-__all__ = ["again", "heading", "page"]
+__all__ = ["again", "heading", "is_page", "page"]
 
 _HATCHED = "".join(f".f-{look}{{fill:url(#hatch-{look})}}" for look in HATCHED)
 _SHEET = CSS.replace("HATCHED", _HATCHED).strip()
@@ -30,10 +30,11 @@ _POLICY = (
 )
 
 
-def page(comparison: Comparison, *, title: str = "") -> str:
+def page(comparison: Comparison, *, title: str = "", command: str = "") -> str:
     """`comparison` as one HTML file: it loads nothing, runs nothing, and shows every text as text.
 
-    Equal records give equal pages. `title` stands in place of a heading made from the arms.
+    Equal records give equal pages. `title` stands in place of a heading made from the arms; `command` in
+    place of one that names every receipt.
     """
     shown = cut(title, 200) or heading(comparison)
     looks = Looks(comparison)
@@ -49,7 +50,7 @@ def page(comparison: Comparison, *, title: str = "") -> str:
         ("time", "Where the time went", time_bars(points, looks)),
         ("differences", "What differs", _differences(comparison)),
         ("evidence", "Evidence", _evidence(comparison, points)),
-        ("again", "Repeat it", _again(comparison)),
+        ("again", "Repeat it", _again(comparison, command)),
     ]
     drawn = el(
         "html",
@@ -107,6 +108,11 @@ def heading(comparison: Comparison) -> str:
     return f"{named} against {cut(comparison.contrasts[0].base, 40)}"
 
 
+def is_page(start: bytes) -> bool:
+    """Whether a file that begins with `start` (1,000 bytes will do) is one of these."""
+    return start.startswith(b"<!doctype html>") and b'content="compute-router' in start
+
+
 def _none(text: str) -> Element:
     return el("p", text, class_="quiet")
 
@@ -160,8 +166,13 @@ def _evidence(comparison: Comparison, points: Sequence[Point]) -> list[Child]:
 
 
 def again(comparison: Comparison) -> str:
-    """The command that makes the same comparison of the same receipts."""
-    words = ["route", "compare", *dict.fromkeys(p.ref for p in comparison.points)]
+    """The command that makes the same comparison of the same receipts, unless a field made its arms."""
+    groups = [[named(p) for p in comparison.points if p.arm == arm.name] for arm in comparison.arms]
+    words = ["route", "compare"]
+    if len(groups) == 2 and not comparison.study:
+        words += [*dict.fromkeys(groups[0]), "vs", *dict.fromkeys(groups[1])]
+    else:
+        words += dict.fromkeys(named(p) for p in comparison.points)
     for field in comparison.vary:
         words += ["--vary", field]
     if comparison.metric:
@@ -172,16 +183,13 @@ def again(comparison: Comparison) -> str:
     return shlex.join(words)
 
 
-def _again(comparison: Comparison) -> list[Child]:
+def _again(comparison: Comparison, command: str) -> list[Child]:
     if not comparison.points:
         return [_none("There is nothing to repeat.")]
-    command = el("code", again(comparison), class_="command block")
-    rules = f"Rules {comparison.rules}, router {cut(comparison.version, 30)}." if comparison.version else ""
-    lead = (
-        f"The same receipts give the same answer, wherever they lie. {rules} One click selects the command."
-    )
-    long = len(comparison.points) > 24
-    shown = el(
-        "details", el("summary", f"The command, with {count(len(comparison.points), 'file')}"), command
-    )
-    return [el("p", lead, class_="lead"), shown if long else command]
+    typed = el("code", command or again(comparison), class_="command block")
+    rules = f" Rules {comparison.rules}, router {cut(comparison.version, 30)}." if comparison.version else ""
+    lead = f"The same receipts give the same answer, wherever they lie.{rules} One click selects the command."
+    if not command and len(comparison.points) > 24:
+        summary = el("summary", f"The command, with {count(len(comparison.points), 'file')}")
+        return [el("p", lead, class_="lead"), el("details", summary, typed)]
+    return [el("p", lead, class_="lead"), typed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Callable, Iterable
@@ -92,17 +93,22 @@ def el(tag: str, *children: Child, **attributes: str | float | bool | None) -> E
         raise ValueError(f"there is no element {tag!r} here")
     given = []
     for key, value in attributes.items():
-        name = key.rstrip("_").replace("_", "-")
         if value is None or value is False:
             continue
+        name = _named(key)
         text = "" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
-        local = re.fullmatch(r"#[A-Za-z0-9-]+", text)
-        if not _NAME.fullmatch(name) or name.lower().startswith("on") or name in ("style", "src"):
-            raise ValueError(f"an element takes no attribute {name!r}")
-        if name == "href" and not local:
+        if name == "href" and not re.fullmatch(r"#[A-Za-z0-9-]+", text):
             raise ValueError(f"an address leads out of the page: {text!r}")
         given.append((name, text))
     return Element(tag, tuple(given), list(_kept(children)))
+
+
+@functools.cache
+def _named(key: str) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    if not _NAME.fullmatch(name) or name.lower().startswith("on") or name in ("style", "src"):
+        raise ValueError(f"an element takes no attribute {name!r}")
+    return name
 
 
 def _kept(children: Iterable[Child]) -> Iterable[Kept]:

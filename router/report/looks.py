@@ -80,6 +80,7 @@ margin:1rem 0 .8rem;border-top:1px solid var(--hair);padding-top:.9rem}
 .figures dt{font-size:.75rem;color:var(--quiet);font-weight:600}
 .value{font-size:1.15rem;font-weight:620;font-variant-numeric:tabular-nums;line-height:1.25}
 .big{font-size:1.6rem;color:var(--tone)}
+.said{margin:0 0 .8rem;font-size:.9375rem}
 .told{margin-top:.8rem}
 .rule{background:var(--well);border-radius:.5rem;padding:.7rem .9rem .8rem;margin:.7rem 0}
 .rule.waived{border:1.5px dashed var(--waived)}

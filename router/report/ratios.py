@@ -38,7 +38,14 @@ def ratio_plot(comparison: Comparison) -> list[Element]:
         groups.setdefault(_ends(row[1]), []).append(row)
     drawn = [_group(ends, mine, scale, first=i == 0) for i, (ends, mine) in enumerate(groups.items())]
     return [
-        el("figure", el("figcaption", _caption(rows)), drawn, _legend(rows), class_="chart"),
+        el(
+            "figure",
+            el("figcaption", _caption(rows)),
+            drawn,
+            _legend(rows),
+            aria_label="Ratio plot",
+            class_="chart",
+        ),
         _table(rows),
     ]
 

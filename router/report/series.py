@@ -153,6 +153,7 @@ def series_plot(comparison: Comparison, looks: Looks) -> Element:
         el("div", gutter, plot, _names(levels, y, height + 24), class_="framed with-names"),
         el("p", axis, class_="axis-name"),
         _legend(comparison, points, values, looks, levels, unit),
+        aria_label="Runs over time",
         class_="chart",
     )
 

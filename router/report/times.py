@@ -198,6 +198,7 @@ def _chart(
             class_="framed with-totals",
         ),
         legend,
+        aria_label="Where the time went",
         class_="chart",
     )
 

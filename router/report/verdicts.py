@@ -55,8 +55,34 @@ def answers(comparison: Comparison) -> list[Element]:
     return blocks
 
 
-def _badge(sort: str) -> Element:
-    sign, word = SIGNS[sort]
+def _word(contrast: Contrast, sort: str) -> str:
+    """The verdict's word: of what is no rate, better and worse."""
+    rate = contrast.primary is None or contrast.primary.metric.rate
+    return SIGNS[sort][1] if rate else {"faster": "better", "slower": "worse"}.get(sort, SIGNS[sort][1])
+
+
+def _headline(contrast: Contrast, sort: str) -> list[Child]:
+    """The answer in the fewest words."""
+    new, base = el("bdi", cut(contrast.candidate, 60)), el("bdi", cut(contrast.base, 60))
+    e = contrast.primary
+    margin = f" within {e.margin * 100:.3g}\xa0%" if e else ""
+    figures: list[Child] = []
+    if e and e.ratio is not None:
+        unit = cut(e.metric.unit if e.metric.rate and e.metric.unit else e.metric.name, 40)
+        figures = [": ", el("span", f"{ratio(e.ratio)}× {unit}")]
+    said: dict[str, list[Child]] = {
+        "faster": [new, f" is {_word(contrast, sort)} than ", base, figures],
+        "slower": [new, f" is {_word(contrast, sort)} than ", base, figures],
+        "equivalent": [new, " and ", base, f" are equivalent{margin}", figures],
+        "inconclusive": [new, " and ", base, " cannot be told apart"],
+        "refused": [new, " and ", base, " cannot be compared"],
+        "withheld": ["No verdict on ", new, " against ", base],
+    }
+    return said[sort]
+
+
+def _badge(sort: str, word: str = "") -> Element:
+    sign, word = SIGNS[sort][0], word or SIGNS[sort][1]
     return el("span", el("span", sign, class_="sign", aria_hidden="true"), word, class_="badge")
 
 
@@ -97,7 +123,7 @@ def _waiver(waiver: Waiver) -> list[Child]:
 
 def _answer(contrast: Contrast) -> Element:
     sort = sort_of(contrast)
-    badges: list[Child] = [_badge(sort)]
+    badges: list[Child] = [_badge(sort, _word(contrast, sort))]
     if contrast.standing and sort != "refused":
         name = contrast.standing.value
         badges += [
@@ -109,11 +135,11 @@ def _answer(contrast: Contrast) -> Element:
     certain = sort == "refused" or contrast.standing is Standing.CLAIM
     standing = [r for r in contrast.refusals if not r.waived]
     waived = [r for r in contrast.refusals if r.waived]
-    fallback = f"{contrast.candidate} against {contrast.base}"
     return el(
         "div",
         el("p", *(el("span", b, " ") for b in badges), class_="badges"),
-        el("h3", el("bdi", cut(contrast.sentence or fallback, 320)), class_="sentence"),
+        el("h3", _headline(contrast, sort), class_="sentence"),
+        el("p", el("bdi", cut(contrast.sentence, 600)), class_="quiet said") if contrast.sentence else None,
         [_refusal(r) for r in waived],
         _figures(contrast) if contrast.primary and sort != "refused" else None,
         [_refusal(r) for r in standing],
@@ -136,7 +162,7 @@ def _figures(contrast: Contrast) -> Element:
         shift += f", {interval(e.shift_interval)}"
     cells = [
         _cell("Ratio", f"{ratio(e.ratio)}×" if e.ratio is not None else NONE, change, big=True),
-        _cell("95 % interval", interval(e.interval), shift if e.interval else "one run of each has none"),
+        _cell("95 % interval", interval(e.interval), shift if e.interval else "too few runs for one"),
         _cell("p", probability(e.p), "; ".join(filter(None, [cut(e.test, 80), holm])) or "not tested"),
         _cell("Pairs" if e.paired else "Runs", n, cut(contrast.order, 80)),
         _cell("Margin", f"{e.margin * 100:.3g} %", _margin(e)),
