@@ -38,6 +38,8 @@ VERSION = 1
 """The form of `Handle.data`: `machines`, their names in rank order, and `roots`, the root on each."""
 SILENCE = 16.0
 """Seconds a follow may be silent: the other side beats every 5."""
+LASTING = 10.0
+"""Seconds after which a follow that breaks was a good connection until then."""
 SETTLING = 0.5
 """Seconds for which `find` waits for a start under way to become one or none."""
 PIECE = 1 << 18
@@ -279,6 +281,7 @@ class Running:
         told: Status | None = None
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 with sessions.use(fresh=failures > 0) as session:
                     for item, reached in self._follow(session, handle, offset):
@@ -287,7 +290,6 @@ class Running:
                             failures = 0
                             yield item
                         elif item != told:
-                            failures = 0
                             self._saw(handle.run_id, item)
                             told = item
                             yield item
@@ -297,7 +299,8 @@ class Running:
             except HandleLost:
                 raise
             except (Broken, RouteError) as e:
-                failures += 1
+                # A connection that tells a state and breaks again is no better than none.
+                failures = 1 if time.monotonic() - began > LASTING else failures + 1
                 # A first break is often an idle connection that had died: look again before saying so.
                 if failures > 1 and (told is None or told.state is not State.UNKNOWN):
                     told = self._unknown(handle, str(e))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 BEAT = 5.0
+ADOPT = 0.5, 60.0
+"""Seconds until an orphan is given another watcher: the first time, and at most. One that cannot stay
+alive there is not started again and again."""
 POLL = 0.05
 """Seconds between two looks where the system tells of no events."""
 PIECES = 16
@@ -62,6 +65,7 @@ class Follower:
         self.log: Optional[notice.Notice] = None
         self.watched: List[str] = []
         self.waiter = -1
+        self.adopt_at, self.adopt_pause = 0.0, ADOPT[0]
 
     def go(self) -> None:
         beat = time.monotonic() + BEAT
@@ -105,7 +109,8 @@ class Follower:
             mark = self.attempt.at(masking.MARK)
             paths += [self.attempt.path, mark if os.path.exists(mark) else self.attempt.at("log")]
         paths = [path for path in paths if os.path.exists(path)]
-        if paths != self.watched or self.folders is None or self.log is None:
+        blind = self.folders is None or self.log is None or self.folders.fd < 0 or self.log.fd < 0
+        if paths != self.watched or blind:
             self._let_go()
             self.watched = paths
             logs = [p for p in paths if p.endswith(("/log", "/" + masking.MARK))]
@@ -126,8 +131,14 @@ class Follower:
             os.close(self.waiter)
 
     def look(self) -> bool:
-        """Tell the status if it changed. True once it is final."""
-        found = look(self.run)
+        """Tell the status if it changed. True once it is final. Raises `Fault` NOT_COMMITTED once the
+        run is not here any more."""
+        now = time.monotonic()
+        found = look(self.run, adopts=now >= self.adopt_at)
+        if found is None:
+            self.run.need()
+        elif found["state"] == "orphaned" and now >= self.adopt_at:
+            self.adopt_at, self.adopt_pause = now + self.adopt_pause, min(self.adopt_pause * 2, ADOPT[1])
         if found != self.status:
             self.status = found
             self.wire.send({"re": "follow", "status": found})
@@ -170,10 +181,10 @@ class Follower:
         return spoken, changed
 
 
-def look(run: Run) -> Optional[Json]:
-    """The status of a run; one that is found orphaned gets its watcher back."""
+def look(run: Run, adopts: bool = True) -> Optional[Json]:
+    """The status of a run; one that is found orphaned gets its watcher back if `adopts`."""
     found = truth.status(run)
-    if found is not None and found["state"] == "orphaned":
+    if adopts and found is not None and found["state"] == "orphaned":
         attempt = run.newest()
         if attempt is not None:
             watcher.adopt(attempt, run.spec())

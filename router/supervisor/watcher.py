@@ -100,6 +100,11 @@ class Watcher:
                         poll.register(work, select.POLLIN)
                 elif fd == folder.fd or fd == log.fd:
                     (folder if fd == folder.fd else log).drain()
+                elif fd == work:
+                    # It stays readable; from now on it is looked at by time, until its end is told.
+                    poll.unregister(fd)
+                    os.close(fd)
+                    work = -1
                 elif fd == gauges:
                     self.keep(self.sampler.late())
                     if self.sampler.fd < 0:
@@ -118,7 +123,14 @@ class Watcher:
             return True
         if self.alive >= 0:
             return False
-        return truth.final(truth.of(self.attempt))
+        if truth.final(truth.of(self.attempt)):
+            return True
+        # Its records are gone, so nobody will ever tell its end: there is nothing left to watch.
+        return not self.attempt.has("started.json") and not self.works()
+
+    def works(self) -> bool:
+        """Whether the work's own process still runs."""
+        return machine.alive(self.executed.get("pid"), self.executed.get("start"))
 
     def leave(self) -> None:
         """With the waiter gone it is this process that knows what to look for in what the work left."""
