@@ -58,6 +58,7 @@ class ExitCode(enum.IntEnum):
     """What `route` itself exits with. `run` and `wait` pass the work's own code, 128+n for a signal."""
 
     OK = 0
+    VERDICT = 1
     BAD_INPUT = 64
     REFUSED = 65
     UNAVAILABLE = 69

@@ -167,17 +167,20 @@ class Store:
             self.notice(f"{e.what}; `route ps` may lag behind")
 
     def open(self, ref: str) -> RunFolder:
-        """The run that `ref` means: an id, a prefix of one of at least four characters, `latest`, or
-        the newest run of that name. Raises `NotFound` with the nearest there is."""
+        """The run that `ref` means: an id, a prefix of one of at least four characters, `latest`,
+        `latest~2` (two before it), or the newest run of that name. Raises `NotFound` with the nearest."""
         ref = ref.strip()
         low = ref.lower()
         if is_run_id(low) and (self.runs / low).is_dir():
             return RunFolder(self, low)
-        if low == "latest":
-            newest = self.list(limit=1)
+        if back := re.fullmatch("latest(?:~([0-9]{1,6}))?", low):
+            before = int(back[1] or 0)
+            newest = self.list(limit=before + 1)
             if not newest:
                 raise NotFound("there is no run yet", mend="route run workload.py makes one")
-            return RunFolder(self, newest[0].id)
+            if len(newest) <= before:
+                raise NotFound(f"there are only {len(newest)} runs", mend="`route ps` lists the runs")
+            return RunFolder(self, newest[before].id)
         found = self._prefixed(low) if len(low) >= 4 else []
         if len(found) == 1:
             return RunFolder(self, found[0])

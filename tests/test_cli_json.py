@@ -55,6 +55,7 @@ def document(line: str, command: str) -> dict[str, Any]:
         ["cancel", "latest", "--json"],
         ["resume", "latest", "--json"],
         ["collect", "latest", "--json"],
+        ["compare", "latest~1", "latest", "--json"],
         ["receipt", "show", "--json"],
         ["receipt", "list", "--json"],
         ["receipt", "verify", "latest", "--json"],

@@ -136,7 +136,10 @@ def test_references(store: Store) -> None:
     first, second = begin(store, "alpha"), begin(store, "beta")
     third = begin(store, "alpha")
     assert store.open(first.id.upper()).id == first.id
-    assert store.open("latest").id == third.id
+    assert store.open("latest").id == store.open("latest~0").id == third.id
+    assert [store.open(f"latest~{n}").id for n in (1, 2)] == [second.id, first.id]
+    with pytest.raises(NotFound, match="only 3 runs"):
+        store.open("latest~3")
     assert store.open("alpha").id == third.id
     assert store.open("beta").id == second.id
     unique = next(n for n in range(4, 27) if sum(r.id.startswith(first.id[:n]) for r in store.list()) == 1)

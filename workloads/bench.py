@@ -35,6 +35,7 @@ class Bench(Kind):
         Field(name="dtype", about="numbers it computes in, e.g. bf16"),
         Field(name="repeats", type="integer", about="times each size is run"),
         Field(name="seed", type="integer", about="seed of this run"),
+        Field(name="deterministic", type="boolean", about="whether equal seeds give equal bytes"),
         Field(name="compile", about="eager, regional, whole_graph, xla_step, aot or mixed"),
         Field(name="kernel", about="the kernel asked for; the receipt says which one ran"),
     )

@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "collect": ("acting", "Bring back final runs' outputs and write their receipts."),
     },
     "Evidence": {
+        "compare": ("comparing", "Tell which of two things is faster, or refuse with the reason."),
         "receipt": ("receipts", "Show, list, verify, sign and export receipts."),
         "study": ("studying", "Compare by design: runs in an order fixed beforehand."),
     },

@@ -89,6 +89,11 @@ class Output:
         """Whether a person reads stderr as it comes."""
         return _is_terminal(sys.stderr)
 
+    @property
+    def columns(self) -> int:
+        """How many characters fit on a line of the terminal."""
+        return _columns()
+
     def styled(self, text: str, style: str, *, err: bool = False) -> str:
         """`text` in a colour or weight where a terminal reads it and NO_COLOR is not set."""
         terminal = self.terminal_err if err else self.terminal
@@ -105,6 +110,11 @@ class Output:
         if not self.as_json:
             shown = visible(text)
             self._put((self.styled(shown, style) if style else shown) + "\n")
+
+    def paragraph(self, text: str) -> None:
+        """A sentence for people on stdout, folded on a terminal."""
+        if not self.as_json:
+            self._put(self._folded(one_line(text), 0) + "\n")
 
     def marked(self, good: bool, text: str) -> None:
         """A line on stdout that says first whether something is good; folded on a terminal."""
@@ -136,6 +146,7 @@ class Output:
         """Labelled values under each other; a long value is folded under itself on a terminal."""
         if self.as_json or not rows:
             return
+        rows = [(one_line(label), value) for label, value in rows]
         left = max(len(label) for label, _ in rows) + 2
         for label, value in rows:
             shown = self._folded(one_line(value), left)
