@@ -7,6 +7,11 @@ interval). Each may establish a direction (p < 0.05, and its 95 % interval exclu
 
 A direction and equivalence together mean a small but certain difference: the verdict is the direction,
 `within` is set, and the note says that it is less than what was declared to matter.
+
+Simulated (2,000 studies to a figure, spread of 2 % between runs, tests/test_statistics_power.py): at most
+5.1 % of verdicts say FASTER or SLOWER where nothing differs, with 6 or 10 runs of each arm and 6, 7 or 10
+pairs, normal, heavy-tailed or skewed noise, and drift. A true 5 % is found in 94 % with 6 runs of each arm
+or 7 pairs, in 78 % with 6 pairs. That both methods must agree costs half a point of that.
 """
 
 from __future__ import annotations
