@@ -35,8 +35,8 @@ from compute_router.compare.planning import (
 
 __all__ = ["estimate", "failures_differ", "holm", "noise_model_holds", "self_check", "success"]
 
-LEAST, MOST = 1e-30, 1e30
-"""No figure that a run has lies outside; inside, no interval overflows."""
+LEAST, MOST = 1e-40, 1e40
+"""No figure of a receipt that is greater than 0 lies outside; inside, no interval overflows."""
 SUCCESS_SLACK = 1
 """Failures by which arms may differ before a verdict on speed is withheld: one may be chance."""
 TRIM = 1
@@ -69,7 +69,7 @@ def estimate(
     than N_VERDICT no verdict but INCONCLUSIVE. `olympic` drops the fastest and the slowest run of each
     arm (of pairs, those with the smallest and the largest ratio); n counts what is left. Deterministic.
 
-    Raises ValueError, before anything is computed, if a value is not a number from 1e-30 to 1e30 (so
+    Raises ValueError, before anything is computed, if a value is not a number from 1e-40 to 1e40 (so
     zero, negative, infinite and NaN ones), if pairs are not of equal number, or if the margin does
     not lie between 0 and 1. An arm may be empty: nothing is then said of it.
     """
