@@ -117,7 +117,10 @@ def runs(comparison: Comparison, points: Sequence[Point]) -> Element:
     primary = comparison.metric
     metrics = [m for m in (primary, *metrics) if m in metrics][:1] + [m for m in metrics if m != primary]
     metrics = list(dict.fromkeys(metrics))[:6]
-    header = ["No.", "Arm", "Block", "Counts", *(cut(m, 40) for m in metrics), "Started as", "Started (UTC)",
+    estimates = [e for c in comparison.contrasts for e in (c.primary, *c.others) if e]
+    units = {e.metric.name: f" ({cut(e.metric.unit, 16)})" for e in estimates if e.metric.unit}
+    named_metrics = [cut(m, 40) + units.get(m, "") for m in metrics]
+    header = ["No.", "Arm", "Block", "Counts", *named_metrics, "Started as", "Started (UTC)",
               "Took", "Place", "Hardware", "Cache", "Storage", "Run", "Receipt", "File"]  # fmt: skip
     rows: list[list[Child]] = []
     for i, p in enumerate(points, 1):
