@@ -10,7 +10,7 @@ from compute_router.compare.outcome import Comparison, Contrast, Point, Role
 from compute_router.report.elements import Child, Element, cut, el
 from compute_router.report.numerals import NONE, figure, span
 
-__all__ = ["arms", "differences", "moment", "named", "runs", "table"]
+__all__ = ["arms", "differences", "moment", "runs", "table"]
 
 ROLES = {
     Role.REFUSES: ("refuses", "stands in the way of a verdict"),
@@ -106,11 +106,6 @@ def arms(comparison: Comparison) -> Element:
     return table("Arms", header, rows, numbers=(2, 3, 4))
 
 
-def named(p: Point) -> str:
-    """What a receipt is called: a run of a store by its id, so that nobody's home folder is told."""
-    return p.run_id if p.run_id and p.ref.endswith(f"/runs/{p.run_id}/receipt.json") else p.ref
-
-
 def runs(comparison: Comparison, points: Sequence[Point]) -> Element:
     """Every run: the data behind the plots, with the receipt that says so."""
     metrics = list(dict.fromkeys(name for p in points for name in p.figures))
@@ -146,7 +141,7 @@ def runs(comparison: Comparison, points: Sequence[Point]) -> Element:
                 cut(p.storage, 80),
                 el("code", cut(p.run_id, 40), class_="id") if p.run_id else NONE,
                 el("code", cut(p.receipt_id, 64), class_="id") if p.receipt_id else NONE,
-                el("code", cut(named(p), 120)),
+                el("code", cut(p.ref, 120)),
             ]
         )
     took_at = 6 + len(metrics)
