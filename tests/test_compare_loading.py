@@ -63,7 +63,7 @@ def test_both_ways_read_the_same(receipt: dict[str, Any], data: bytes) -> None:
     for field in TABLE:
         if field.block != "receipt":
             assert quick.fact(field.path) == slow.fact(field.path)
-            if field.path not in SKIPPED:
+            if not {field.path, field.path.partition(".")[0]} & SKIPPED:
                 node: Any = receipt["context"]
                 for name in field.path.split("."):
                     node = node[name]

@@ -174,6 +174,20 @@ def test_variables_are_shown_by_an_allow_list_and_the_rest_is_a_fingerprint(tmp_
     assert look(tmp_path, CUDA_VISIBLE_DEVICES="")["allow"]["CUDA_VISIBLE_DEVICES"] == "none"
 
 
+def test_variables_of_other_programs_of_the_same_prefix_make_no_two_runs_differ(tmp_path: Path) -> None:
+    """Terraform's variables begin like TensorFlow's, and hold tokens."""
+    given = {
+        "TF_CLI_CONFIG_FILE": "~/.rc",
+        "TF_TOKEN_app_x_io": "t0p",
+        "TF_LOG": "1",
+        "TF_XLA_FLAGS": "-a",
+        "TF_CUDNN_DETERMINISTIC": "1",
+    }
+    found = variables.look(given, secrets=(), hidden=(), root=str(tmp_path))
+    assert found["allow"] == {"TF_XLA_FLAGS": "-a", "TF_CUDNN_DETERMINISTIC": "1"}
+    assert set(found["fp"]) == {"TF_CLI_CONFIG_FILE", "TF_TOKEN_app_x_io", "TF_LOG"}
+
+
 def test_a_cut_off_key_is_made_again(tmp_path: Path) -> None:
     (tmp_path / variables.KEY).write_bytes(b"short")
     found = variables.look({"A": "1"}, secrets=(), hidden=(), root=str(tmp_path))

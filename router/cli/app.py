@@ -39,7 +39,6 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evidence": {
         "compare": ("comparing", "Tell which of two things is faster, or refuse with the reason."),
-        "report": ("reporting", "Write what `compare` says as one HTML file to look at."),
         "receipt": ("receipts", "Show, list, verify, sign and export receipts."),
         "study": ("studying", "Compare by design: runs in an order fixed beforehand."),
     },

@@ -33,11 +33,11 @@ class Fact(msgspec.Struct, gc=False):
 
 NOBODY = Fact(why="unobserved")
 _UNREAD = """
-artifacts lifecycle plugins redactions decision.rejections decision.tries offer.quote checks.own
-promotion.criteria steady.step_us started_by.ids client.os
+artifacts lifecycle plugins redactions decision offer client frontier checks.own promotion.criteria
+steady.step_us started_by.ids workload.digest outcome.log_tail_sha256 outcome.detail code.message code.branch
 """
 SKIPPED = frozenset(_UNREAD.split())
-"""What no comparison looks at: it is hashed, but not read."""
+"""Fields and sections that no comparison looks at: they are hashed, but not read."""
 _Int = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
 _Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
 _TYPES: dict[str, Any] = {
@@ -46,8 +46,8 @@ _TYPES: dict[str, Any] = {
     "bool": bool,
     "decimal": Annotated[str, msgspec.Meta(pattern=r"^-?(0|[1-9][0-9]{0,39})(\.[0-9]{1,40})?$")],
     "json": dict[str, Any],
-    "texts": list[_Text],
-    "numbers": list[_Int],
+    "texts": tuple[_Text, ...],
+    "numbers": tuple[_Int, ...],
     "map": dict[str, _Text],
 }
 
@@ -57,7 +57,7 @@ def _type(type_: str) -> Any:
     name, _, rest = type_.partition(":")
     if name == "enum":
         return Literal[ENUMS[rest]]
-    return list[_item(rest)] if name == "list" else _TYPES.get(name, _Text)  # type: ignore[misc]
+    return tuple[_item(rest), ...] if name == "list" else _TYPES.get(name, _Text)  # type: ignore[misc]
 
 
 def _struct(name: str, fields: Mapping[str, Any], **more: Any) -> Any:
@@ -76,14 +76,12 @@ def _item(name: str) -> Any:
 
 
 def _fact(path: str) -> Any:
-    """The type of one fact, `v` being of its field's type; of one that nobody looks at, any JSON."""
-    if path in SKIPPED:
-        return msgspec.Raw
+    """The type of one fact, `v` being of its field's type."""
     return msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
 
 
 def _context() -> Any:
-    """The type of `context`: sections of facts by the table of the schema."""
+    """The type of `context`: sections of facts by the table of the schema; of what is skipped, any JSON."""
     tree: dict[str, Any] = {}
     for field in TABLE:
         if field.block != "receipt":
@@ -91,12 +89,16 @@ def _context() -> Any:
             at = tree
             for name in parents:
                 at = at.setdefault(name, {})
-            at[last] = _fact(field.path)
+            at[last] = field.path
 
-    def made(name: str, node: Any) -> Any:
-        return _struct(name, {key: made(key, node[key]) for key in node}) if isinstance(node, dict) else node
+    def made(path: str, node: Any) -> Any:
+        if path in SKIPPED:
+            return msgspec.Raw
+        if isinstance(node, str):
+            return _fact(node)
+        return _struct("Section", {key: made(f"{path}.{key}".lstrip("."), node[key]) for key in node})
 
-    return made("Context", tree)
+    return made("", tree)
 
 
 class Comparability(msgspec.Struct, gc=False):
@@ -121,10 +123,10 @@ class Head(msgspec.Struct, gc=False):
     context: Any
     created_us: _Int
     evidence_class: Any
-    evidence_reasons: list[Reason]
+    evidence_reasons: tuple[Reason, ...]
     idempotency_key: _Text
     kind: _Text
-    measured: msgspec.Raw
+    measured: msgspec.Raw | msgspec.UnsetType
     measured_sha256: str | None
     purpose: Any
     receipt_id: str | msgspec.UnsetType

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -196,14 +197,15 @@ def study(sight: Sight) -> str:
         return "; ".join(told)
     (count,) = planned
     indexes = [i for run in given if isinstance(i := run.loaded.value("study.index"), int)]
-    missing = [i for i in range(1, min(count, 10_000) + 1) if i not in set(indexes)]
+    here = set(indexes)
+    missing = [i for i in range(1, min(count, 10_000) + 1) if i not in here]
     if missing:
         told.insert(
             0,
             f"the study has {count} runs, {len(set(indexes))} of them have receipts here; missing index"
             f" {listed(missing, 8)}",
         )
-    twice = sorted({i for i in indexes if indexes.count(i) > 1}) if len(set(indexes)) < len(indexes) else []
+    twice = sorted(i for i, times in Counter(indexes).items() if times > 1)
     if twice:
         told.append(f"index {listed(twice)} was run more than once")
     beyond = sorted({i for i in indexes if not 1 <= i <= count})

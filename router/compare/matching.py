@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ __all__ = ["Matched", "match"]
 
 KEYED = tuple(f for f in TABLE if f.cls == "K" and f.block != "receipt")
 _SOURCES = {f.path: frozenset(f.sources) for f in KEYED}
-WARNED = tuple(f.path for f in TABLE if f.cls in ("W", "V"))
+_KEYED_PATHS = tuple(_SOURCES)
 _OWN_RULES = """
 numerics.seed hw.observed.temp_c_max hw.observed.clock_sm_mhz clock.offset_us clock.stepped_us
 hw.observed.throttle_reasons compile.recompiles steady.n_steps steady.inside hw.observed.errors
@@ -24,6 +24,7 @@ hw.observed.cotenants hw.match
 """
 _NOISE = frozenset(_OWN_RULES.split())
 """Fields of class W that rules of their own judge, or that differ in any two runs."""
+WARNED = tuple(f.path for f in TABLE if f.cls in ("W", "V") and f.path not in _NOISE)
 MOST = 120
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -63,9 +64,7 @@ def match(base: Arm, candidate: Arm, varied: frozenset[str]) -> Matched:
                 continue
             if set(values[0]) != set(values[1]) or path in unobserved:
                 found.append((path, "K", list(values[0].values()), list(values[1].values())))
-    for path in WARNED:
-        if path in _NOISE:
-            continue
+    for path in _not_alike(arms):
         values = [_warned(path, arm.counted) for arm in arms]
         if set(values[0]) != set(values[1]):
             cls = "V" if path.startswith("code.") else "W"
@@ -93,6 +92,15 @@ def match(base: Arm, candidate: Arm, varied: frozenset[str]) -> Matched:
     return Matched(tuple(differences), hidden, mixed)
 
 
+def _not_alike(arms: Iterable[Arm]) -> Iterator[str]:
+    """The fields of class W and V that are not the same in all counted runs."""
+    rows = [run.loaded.facts(WARNED) for arm in arms for run in arm.counted]
+    for path, column in zip(WARNED, zip(*rows, strict=True), strict=False):
+        first = column[0].v
+        if any(fact.v != first for fact in column):
+            yield path
+
+
 def _kinds_of(runs: Iterable[Run]) -> dict[tuple[str, tuple[str, ...]], tuple[list[Run], dict[str, Any]]]:
     """The counted runs by their key, and by the fields whose source is not good enough."""
     found: dict[tuple[str, tuple[str, ...]], tuple[list[Run], dict[str, Any]]] = {}
@@ -107,9 +115,9 @@ def _kinds_of(runs: Iterable[Run]) -> dict[tuple[str, tuple[str, ...]], tuple[li
 
 def _weak(run: Run) -> tuple[str, ...]:
     bad = []
-    for path, good in _SOURCES.items():
-        src = run.loaded.fact(path).src
-        if type(src) is str and src not in good and src.partition(":")[0] not in good:
+    for fact, (path, good) in zip(run.loaded.facts(_KEYED_PATHS), _SOURCES.items(), strict=True):
+        src = fact.src
+        if src and src not in good and src.partition(":")[0] not in good:
             bad.append(path)
     return tuple(bad)
 
@@ -117,11 +125,11 @@ def _weak(run: Run) -> tuple[str, ...]:
 def _unseen(told: Any) -> bool:
     if isinstance(told, dict):
         return "unobserved" in told and not isinstance(told["unobserved"], dict) and len(told) == 1
-    if isinstance(told, list):
+    if isinstance(told, (list, tuple)):
         return any(
             isinstance(w, str) and w.startswith("unobserved: ")
             for row in told
-            if isinstance(row, list)
+            if isinstance(row, (list, tuple))
             for w in row
         )
     return False
@@ -139,7 +147,7 @@ def _warned(path: str, runs: Iterable[Run]) -> dict[Any, Any]:
             if fact.missing == "not_applicable"
             else None
         )
-        if path == "volumes" and isinstance(told, list):
+        if path == "volumes" and isinstance(told, (list, tuple)):
             told = sorted([str(v.role), ",".join(v.event or ()), v.committed is not False] for v in told)
         found[told if isinstance(told, (str, int)) else _encode(told)] = told
     return found
@@ -151,16 +159,16 @@ def _text(path: str, v: Any) -> str:
         return "unobserved"
     if isinstance(v, dict) and set(v) == {"not_applicable"}:
         return "not applicable"
-    if path == "cache" and isinstance(v, list):
+    if path == "cache" and isinstance(v, (list, tuple)):
         rows = (f"{kind} {state} -> {verdict}" for kind, state, verdict in map(_three, v))
         return _short(", ".join(rows) or "none")
-    if path == "storage" and isinstance(v, list):
+    if path == "storage" and isinstance(v, (list, tuple)):
         return _short(", ".join(f"{row[0]} on {row[1]}" for row in v) or "none")
     if isinstance(v, str):
         return v[:12] if len(v) >= 40 and all(c in "0123456789abcdef" for c in v) else _short(v or "empty")
     if isinstance(v, bool):
         return "yes" if v else "no"
-    if isinstance(v, list):
+    if isinstance(v, (list, tuple)):
         return _short(" ".join(_text("", item) for item in v) or "none")
     if isinstance(v, dict):
         return _short(", ".join(f"{name} {_text('', item)}" for name, item in sorted(v.items())) or "none")
@@ -170,7 +178,7 @@ def _text(path: str, v: Any) -> str:
 def _three(row: Any) -> tuple[str, str, str]:
     told = (
         [("unobserved" if str(w).startswith("unobserved") else str(w)) for w in row]
-        if isinstance(row, list)
+        if isinstance(row, (list, tuple))
         else []
     )
     return tuple((told + ["?"] * 3)[:3])  # type: ignore[return-value]

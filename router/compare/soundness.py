@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from compute_router.compare.figures import DERIVED
@@ -106,7 +107,7 @@ def seeds(sight: Sight) -> str:
 
 def repeated_seeds(runs: Sequence[Run]) -> list[int]:
     found = [seed for run in runs if isinstance(seed := run.loaded.value("numerics.seed"), int)]
-    return sorted({seed for seed in found if found.count(seed) > 1}) if len(set(found)) < len(found) else []
+    return sorted(seed for seed, times in Counter(found).items() if times > 1)
 
 
 def attempts(sight: Sight) -> str:

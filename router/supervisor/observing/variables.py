@@ -15,7 +15,10 @@ ALLOWED = (
     *("NCCL_*", "TORCH*", "CUDA_*", "CUBLAS_*", "CUDNN_*", "XLA_*", "JAX_*", "TRITON_*", "OMP_*", "GOMP_*"),
     *("KMP_*", "PYTORCH_*", "PJRT_*", "TPU_*", "LIBTPU_*", "MKL_*", "OPENBLAS_*", "NVTE_*", "NVSHMEM_*"),
     *("FLASH_ATTENTION_*", "HSA_*", "HIP_*", "ROCM_*", "LD_LIBRARY_PATH", "LD_PRELOAD", "MALLOC_*"),
-    *("PYTHONHASHSEED", "PYTHONOPTIMIZE", "TF_*", "UCX_*", "GLOO_*"),
+    *("PYTHONHASHSEED", "PYTHONOPTIMIZE", "UCX_*", "GLOO_*"),
+    # Not TF_*: Terraform's variables begin so too, its tokens among them.
+    *("TF_AUTOTUNE_*", "TF_CPP_*", "TF_CUD*", "TF_DETERMINISTIC_*", "TF_DISABLE_*", "TF_ENABLE_*"),
+    *("TF_FORCE_*", "TF_FP16_*", "TF_GPU_*", "TF_NUM_*", "TF_USE_*", "TF_XLA_*"),
 )
 """The one list of variables whose values stand in receipts."""
 # Where a cache lies or a trace is written: the state of caches is observed, their place is no input.
