@@ -155,7 +155,7 @@ def _named(cli: Cli, ref: str, notes: list[str]) -> list[Path]:
     home = default_home()
     if os.path.lexists(ref) or not (home / "studies").is_dir():
         return receipts_of(cli, ref)
-    from compute_router.studies import receipts  # type: ignore[attr-defined]
+    from compute_router.studies import receipts
 
     try:
         standing = receipts(home, ref)
