@@ -259,7 +259,7 @@ def sample(model: GPT, place: Place, size: Size, seed: int) -> str:
     text = as_tokens("def ").tolist()
     for _ in range(240):
         window = text[-size.length :]
-        padded = torch.tensor([window + [0] * (size.length - len(window))], device=place.device)
+        padded = torch.tensor([window + [0] * (min(size.length, 244) - len(window))], device=place.device)
         with place.rules():
             logits = model(padded)[0].float().cpu()[len(window) - 1]
         text.append(int(torch.multinomial(F.softmax(logits / 0.8, dim=-1), 1, generator=generator)))
@@ -376,17 +376,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "xla"), default="auto")
     parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="the model (default: tiny)")
-    parser.add_argument("--steps", type=int, help="of the optimiser (default: the size's)")
-    parser.add_argument("--batch", type=int, help="sequences in the global batch (default: the size's)")
+    for name, what in (("steps", "of training"), ("batch", "sequences"), ("length", "characters in each")):
+        parser.add_argument(f"--{name}", type=int, help=f"{what} (default: the size's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kernel", choices=("auto", *KERNELS), default="auto", help="of the attention")
     parser.add_argument("--compile", action="store_true", help="torch.compile (a CPU needs a C++ compiler)")
     parser.add_argument("--checkpoint-every", type=int, default=50, metavar="STEPS")
     parser.add_argument("--fresh", action="store_true", help="do not go on from a checkpoint")
     given = parser.parse_args()
-    chosen = {name: getattr(given, name) for name in ("steps", "batch") if getattr(given, name) is not None}
+    chosen = {n: v for n, v in vars(given).items() if n in Size._fields and v is not None}
     size = SIZES[given.size]._replace(**chosen)
-    if min(size.steps, size.batch, given.checkpoint_every) < 1 or size.batch % WORLD:
+    if min(size.steps, size.batch, size.length, given.checkpoint_every) < 1 or size.batch % WORLD:
         parser.error(f"counts are at least 1, and {WORLD} ranks must be able to share --batch equally")
     place = Place(given.device, given.kernel)
     if WORLD > 1:
