@@ -285,9 +285,14 @@ def test_the_command_repeats_the_comparison() -> None:
 def test_a_run_of_a_store_is_called_by_its_id_and_its_folder_is_not_told() -> None:
     run = point("a", 0, 10.0)
     home = f"/home/somebody/.local/share/route/runs/{run.run_id}/receipt.json"
-    made = comparison([point("a", 0, 10.0, ref=home), point("b", 1, 11.0)], [])
-    assert "somebody" not in page(made)
-    assert shlex.split(again(made))[2] == run.run_id
+    told = f"not observed ({home})"
+    made = comparison(
+        [point("a", 0, 10.0, ref=home), point("b", 1, 11.0)], [], notes=(told, "x" * 380 + told)
+    )
+    text = page(made, command=f"route compare {home} other.json")
+    assert "somebody" not in text
+    assert f"not observed ({run.run_id})" in text
+    assert f"route compare {run.run_id} other.json" in text
 
 
 def test_a_title_takes_the_place_of_the_heading() -> None:

@@ -32,14 +32,18 @@ def simulated(
     """The part of studies that end in each verdict."""
     rng = random.Random(f"{n} {paired} {noise} {effect}")
     counts: Counter[Verdict] = Counter()
+    significant = apart = 0
     for _ in range(studies):
         base, candidate = arms(study(rng, n, noise, effect=effect))
         found = judging.estimate(base, candidate, metric=RATE, paired=paired, margin=0.02, olympic=olympic)
         counts[found.verdict] += 1
+        significant += found.p is not None and found.p < planning.ALPHA
+        apart += found.interval is not None and not found.interval[0] <= 1 <= found.interval[1]
     parts = {verdict: counts[verdict] / studies for verdict in Verdict}
     print(
         f"{'pairs' if paired else 'arms'} n={n} true ratio {effect:.4g} {noise}{' olympic' * olympic}: "
         + ", ".join(f"{verdict.value} {part:.1%}" for verdict, part in parts.items())
+        + f"; p alone {significant / studies:.1%}, interval alone {apart / studies:.1%}"
     )
     return parts
 
@@ -70,10 +74,37 @@ def test_a_true_five_percent_is_found(n: int, paired: bool, effect: float) -> No
     assert parts[wrong] == 0
 
 
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize(("n", "paired"), [(6, False), (7, True)])
+def test_other_shapes_of_noise_cost_little_power(n: int, paired: bool, shape: str) -> None:
+    assert simulated(n, paired, Noise(shape=shape), effect=1.05, studies=1000)[Verdict.FASTER] > 0.85
+
+
+def test_six_pairs_are_the_fewest_and_find_less() -> None:
+    assert 0.7 < simulated(6, True, Noise(), effect=1.05)[Verdict.FASTER] < 0.85
+
+
 @pytest.mark.parametrize("shape", SHAPES[:2])
 @pytest.mark.parametrize(("n", "paired"), [(8, False), (8, True)])
 def test_olympic_does_not_find_what_is_not_there(n: int, paired: bool, shape: str) -> None:
     assert false(simulated(n, paired, Noise(shape=shape), olympic=True)) <= 0.06
+
+
+def test_steps_are_no_samples() -> None:
+    """What the unit of a run saves from: steps of one run are alike, whatever their number."""
+    rng = random.Random(3)
+    found = 0
+    for _ in range(300):
+        sides: list[list[float]] = [[], []]
+        for side in sides:
+            for _ in range(6):
+                level, near = rng.gauss(0, 0.02), 0.0
+                for _ in range(100):
+                    near = 0.6 * near + 0.8 * rng.gauss(0, 0.03)
+                    side.append(level + near)
+        found += exact.mann_whitney(*sides).p < planning.ALPHA
+    print(f"steps as samples: {found / 300:.1%} false")
+    assert found > 0.6 * 300
 
 
 def test_a_noisier_and_smaller_arm_does_not_mislead() -> None:

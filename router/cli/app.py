@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evidence": {
         "compare": ("comparing", "Tell which of two things is faster, or refuse with the reason."),
+        "report": ("reporting", "Write what `route compare` says as one HTML file."),
         "receipt": ("receipts", "Show, list, verify, sign and export receipts."),
         "study": ("studying", "Compare by design: runs in an order fixed beforehand."),
     },

@@ -7,6 +7,11 @@ interval). Each may establish a direction (p < 0.05, and its 95 % interval exclu
 
 A direction and equivalence together mean a small but certain difference: the verdict is the direction,
 `within` is set, and the note says that it is less than what was declared to matter.
+
+Simulated (2,000 studies to a figure, spread of 2 % between runs, tests/test_statistics_power.py): at most
+5.1 % of verdicts say FASTER or SLOWER where nothing differs, with 6 or 10 runs of each arm and 6, 7 or 10
+pairs, normal, heavy-tailed or skewed noise, and drift. A true 5 % is found in 94 % with 6 runs of each arm
+or 7 pairs, in 78 % with 6 pairs. That both methods must agree costs half a point of that.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ from compute_router.compare.planning import (
 
 __all__ = ["estimate", "failures_differ", "holm", "noise_model_holds", "self_check", "success"]
 
-LEAST, MOST = 1e-30, 1e30
-"""No figure that a run has lies outside; inside, no interval overflows."""
+LEAST, MOST = 1e-40, 1e40
+"""No figure of a receipt that is greater than 0 lies outside; inside, no interval overflows."""
 SUCCESS_SLACK = 1
 """Failures by which arms may differ before a verdict on speed is withheld: one may be chance."""
 TRIM = 1
@@ -64,7 +69,7 @@ def estimate(
     than N_VERDICT no verdict but INCONCLUSIVE. `olympic` drops the fastest and the slowest run of each
     arm (of pairs, those with the smallest and the largest ratio); n counts what is left. Deterministic.
 
-    Raises ValueError, before anything is computed, if a value is not a number from 1e-30 to 1e30 (so
+    Raises ValueError, before anything is computed, if a value is not a number from 1e-40 to 1e40 (so
     zero, negative, infinite and NaN ones), if pairs are not of equal number, or if the margin does
     not lie between 0 and 1. An arm may be empty: nothing is then said of it.
     """

@@ -11,10 +11,11 @@ from compute_router.compare.outcome import Comparison, Point
 from compute_router.report.elements import Child, Element, Sheet, cut, el, rendered
 from compute_router.report.looks import CSS
 from compute_router.report.marks import Looks
+from compute_router.report.naming import renamed, renamer
 from compute_router.report.numerals import count
 from compute_router.report.ratios import ratio_plot
 from compute_router.report.series import in_order, series_plot
-from compute_router.report.tables import arms, differences, named, runs
+from compute_router.report.tables import arms, differences, runs
 from compute_router.report.times import HATCHED, patterns, time_bars
 from compute_router.report.verdicts import answers
 
@@ -36,6 +37,8 @@ def page(comparison: Comparison, *, title: str = "", command: str = "") -> str:
     Equal records give equal pages. `title` stands in place of a heading made from the arms; `command` in
     place of one that names every receipt.
     """
+    command = renamer(comparison)(command)
+    comparison = renamed(comparison)
     shown = cut(title, 200) or heading(comparison)
     looks = Looks(comparison)
     points = in_order(comparison)
@@ -167,12 +170,12 @@ def _evidence(comparison: Comparison, points: Sequence[Point]) -> list[Child]:
 
 def again(comparison: Comparison) -> str:
     """The command that makes the same comparison of the same receipts, unless a field made its arms."""
-    groups = [[named(p) for p in comparison.points if p.arm == arm.name] for arm in comparison.arms]
+    groups = [[p.ref for p in comparison.points if p.arm == arm.name] for arm in comparison.arms]
     words = ["route", "compare"]
     if len(groups) == 2 and not comparison.study:
         words += [*dict.fromkeys(groups[0]), "vs", *dict.fromkeys(groups[1])]
     else:
-        words += dict.fromkeys(named(p) for p in comparison.points)
+        words += dict.fromkeys(p.ref for p in comparison.points)
     for field in comparison.vary:
         words += ["--vary", field]
     if comparison.metric:

@@ -159,6 +159,7 @@ margin-top:.4rem}
 .on-a3,.on-p3{fill:#fff}
 .inside{overflow:hidden}
 .t-a1{fill:#a9c6de}.t-a2{fill:#7fb2d9}.t-a3{fill:#0072b2}.t-a4{fill:#56b4e9}.t-a5{fill:#9bd3f5}
+.t-a6{fill:#7fb2d9}
 .t-b1{fill:#f3cf85}.t-b2{fill:#e69f00}.t-b3{fill:#e06a10}.t-b4{fill:#f2ad7c}.t-b5{fill:#e6d93c}
 .t-g1{fill:#19a67c}.t-g2{fill:#7cc9b0}.t-p1{fill:#d392b6}.t-p2{fill:#cc79a7}.t-p3{fill:#8a4379}
 .t-i1{fill:#c3cad1}.t-i2{fill:#98a3ad}.t-i3{fill:#dfe3e7}.f-a1{fill:#a9c6de}.f-a3{fill:#0072b2}

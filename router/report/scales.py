@@ -51,7 +51,9 @@ def steady_scale(values: Sequence[float]) -> Scale:
         room = (high / low) ** 0.06
         return Scale(max(low / room, 1e-305), min(high * room, 1e305), log=True)
     room = (high / 2 - low / 2) * 0.16 or abs(high) * 0.05 or 1.0
-    return Scale(max(low - room, -1e305), min(high + room, 1e305))
+    # What cannot be below nothing is not drawn below it.
+    least = 0.0 if low >= 0 else -1e305
+    return Scale(max(low - room, least), min(high + room, 1e305))
 
 
 def even_ticks(scale: Scale, most: int = 6) -> list[float]:

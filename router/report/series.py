@@ -147,7 +147,7 @@ def series_plot(comparison: Comparison, looks: Looks) -> Element:
         el(
             "figcaption",
             caption,
-            " over time. The axis does not begin at zero.",
+            " over time." if scale.low == 0 else " over time. The axis does not begin at zero.",
             " Joined runs are one block." if joined else "",
         ),
         el("div", gutter, plot, _names(levels, y, height + 24), class_="framed with-names"),

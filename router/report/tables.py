@@ -10,7 +10,7 @@ from compute_router.compare.outcome import Comparison, Contrast, Point, Role
 from compute_router.report.elements import Child, Element, cut, el
 from compute_router.report.numerals import NONE, figure, span
 
-__all__ = ["arms", "differences", "moment", "named", "runs", "table"]
+__all__ = ["arms", "differences", "moment", "runs", "table"]
 
 ROLES = {
     Role.REFUSES: ("refuses", "stands in the way of a verdict"),
@@ -106,18 +106,16 @@ def arms(comparison: Comparison) -> Element:
     return table("Arms", header, rows, numbers=(2, 3, 4))
 
 
-def named(p: Point) -> str:
-    """What a receipt is called: a run of a store by its id, so that nobody's home folder is told."""
-    return p.run_id if p.run_id and p.ref.endswith(f"/runs/{p.run_id}/receipt.json") else p.ref
-
-
 def runs(comparison: Comparison, points: Sequence[Point]) -> Element:
     """Every run: the data behind the plots, with the receipt that says so."""
     metrics = list(dict.fromkeys(name for p in points for name in p.figures))
     primary = comparison.metric
     metrics = [m for m in (primary, *metrics) if m in metrics][:1] + [m for m in metrics if m != primary]
     metrics = list(dict.fromkeys(metrics))[:6]
-    header = ["No.", "Arm", "Block", "Counts", *(cut(m, 40) for m in metrics), "Started as", "Started (UTC)",
+    estimates = [e for c in comparison.contrasts for e in (c.primary, *c.others) if e]
+    units = {e.metric.name: f" ({cut(e.metric.unit, 16)})" for e in estimates if e.metric.unit}
+    named_metrics = [cut(m, 40) + units.get(m, "") for m in metrics]
+    header = ["No.", "Arm", "Block", "Counts", *named_metrics, "Started as", "Started (UTC)",
               "Took", "Place", "Hardware", "Cache", "Storage", "Run", "Receipt", "File"]  # fmt: skip
     rows: list[list[Child]] = []
     for i, p in enumerate(points, 1):
@@ -143,7 +141,7 @@ def runs(comparison: Comparison, points: Sequence[Point]) -> Element:
                 cut(p.storage, 80),
                 el("code", cut(p.run_id, 40), class_="id") if p.run_id else NONE,
                 el("code", cut(p.receipt_id, 64), class_="id") if p.receipt_id else NONE,
-                el("code", cut(named(p), 120)),
+                el("code", cut(p.ref, 120)),
             ]
         )
     took_at = 6 + len(metrics)

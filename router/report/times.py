@@ -20,6 +20,7 @@ PARTS = {
     "image": ("a3", "making the image or environment"),
     "boot": ("a4", "booting"),
     "stage_in": ("a5", "bringing files in"),
+    "start": ("a6", "starting the work at its place"),
     "bootstrap": ("b1", "starting Python"),
     "import": ("b2", "importing"),
     "compile": ("b3", "compiling"),
@@ -35,7 +36,7 @@ PARTS = {
 }
 """Part of the time line -> its look (family and number) and what it is. In the order of a run."""
 OTHER = ("i3", "a part with no name here")
-HATCHED = ("a2", "a4", "b1", "b4", "p2", "i1", "i3", "g2")
+HATCHED = ("a2", "a4", "a6", "b1", "b4", "p2", "i1", "i3", "g2")
 FEW = 40
 """Runs up to which each has a bar of its own at first sight."""
 BAR, GAP, HEAD = 16, 7, 26

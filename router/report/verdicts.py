@@ -132,6 +132,8 @@ def _answer(contrast: Contrast) -> Element:
         ]
     if contrast.label:
         badges.append(el("span", el("bdi", cut(contrast.label, 120)), class_="label"))
+    # Of a refusal the rules below say it all, and one by one.
+    said = bool(contrast.sentence) and not (sort == "refused" and contrast.refusals)
     certain = sort == "refused" or contrast.standing is Standing.CLAIM
     standing = [r for r in contrast.refusals if not r.waived]
     waived = [r for r in contrast.refusals if r.waived]
@@ -139,7 +141,7 @@ def _answer(contrast: Contrast) -> Element:
         "div",
         el("p", *(el("span", b, " ") for b in badges), class_="badges"),
         el("h3", _headline(contrast, sort), class_="sentence"),
-        el("p", el("bdi", cut(contrast.sentence, 600)), class_="quiet said") if contrast.sentence else None,
+        el("p", el("bdi", cut(contrast.sentence, 600)), class_="quiet said") if said else None,
         [_refusal(r) for r in waived],
         _figures(contrast) if contrast.primary and sort != "refused" else None,
         [_refusal(r) for r in standing],
@@ -252,11 +254,14 @@ def _refusal(refusal: Refusal) -> Element:
     )
 
 
+_TYPED = re.compile(r"(?:^|(?<=\()|(?<=: ))(?:route [a-z]|--[a-z])[^,;)]*")
+
+
 def with_commands(text: str) -> list[Child]:
-    """`text` with what is to be typed set apart: what stands in backticks, and a command that begins it."""
+    """`text` with what is to be typed set apart: what stands in backticks, else a command or an option."""
     line = cut(text, 600)
-    if "`" not in line and (found := re.match(r"route [^,;]+", line)):
-        return [el("code", found[0], class_="command"), line[found.end() :]]
+    if "`" not in line:
+        line = _TYPED.sub(r"`\g<0>`", line)
     parts = line.split("`")
     if len(parts) % 2 == 0:
         return [line]
