@@ -56,7 +56,7 @@ def test_bash_itself_completes(route: Route, tmp_path: Path) -> None:
 
 def test_verbs_options_and_names(folder: Path) -> None:
     assert ask(folder, "route sta") == ["status"]
-    assert ask(folder, "route re") == ["receipt", "record", "rerun", "resume"]
+    assert ask(folder, "route re") == ["receipt", "record", "report", "rerun", "resume"]
     assert {"run", "ps", "completion"} <= set(ask(folder, "route "))
     assert ask(folder, "route receipt ver") == ["verify"]
     assert ask(folder, "route run --det") == ["--detach"]

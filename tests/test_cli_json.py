@@ -20,6 +20,22 @@ print("seen \\x1b[31mred", *sys.argv[1:])
 pathlib.Path("results").mkdir()
 pathlib.Path("results/a.txt").write_text("a")
 """
+TIMED = """\
+# /// script
+# [tool.route]
+# kind = "bench"
+# purpose = "benchmark"
+# framework = "none"
+# [tool.route.metrics]
+# primary = "speed"
+# [tool.route.fields]
+# dtype = "float64"
+# deterministic = true
+# ///
+import route_report
+for step in range(6):
+    route_report.step(step, step_us=1000, speed=10.0)
+"""
 
 
 STREAMS = ("run", "rerun", "warm", "record", "resume", "wait", "logs")
@@ -56,6 +72,8 @@ def document(line: str, command: str) -> dict[str, Any]:
         ["resume", "latest", "--json"],
         ["collect", "latest", "--json"],
         ["compare", "latest~1", "latest", "--json"],
+        ["report", "latest~1", "latest", "--json"],
+        ["study", "list", "--json"],
         ["receipt", "show", "--json"],
         ["receipt", "list", "--json"],
         ["receipt", "verify", "latest", "--json"],
@@ -77,7 +95,10 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
         "import os, route_report\nopen(os.environ['TORCHINDUCTOR_CACHE_DIR'] + '/made', 'w').write('x')\n"
         "route_report.cache('inductor', hits=0, misses=1, verdict='miss')\n"
     )
-    if args[0] not in (
+    if args[0] in ("compare", "report"):
+        (folder / "timed.py").write_text(TIMED)
+        assert route("run", "timed.py").returncode == route("run", "timed.py").returncode == 0
+    elif args[0] not in (
         "run",
         "warm",
         "record",
@@ -94,7 +115,7 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
     out = route(*args)
     assert out.returncode == 0, out.stdout + out.stderr
     lines = out.stdout.splitlines()
-    command = " ".join(args[:2]) if args[0] == "receipt" else args[0]
+    command = " ".join(args[:2]) if args[0] in ("receipt", "study") else args[0]
     assert document(lines[-1], command)["ok"]
     for line in lines[:-1]:
         assert args[0] in STREAMS, "only streams have more than one line"
