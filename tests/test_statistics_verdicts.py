@@ -110,6 +110,26 @@ def test_methods_that_disagree_make_no_verdict() -> None:
     assert "the Hodges-Lehmann shift says faster" in note
 
 
+def test_both_intervals_without_the_test_are_no_direction() -> None:
+    candidate = [101.7, 99.4, 101.1, 102.5, 100.8, 99.5, 100.8, 101.5]
+    found = compared([100.0] * 8, candidate, paired=True)
+    assert found.p is not None
+    assert 0.05 < found.p < 0.06
+    for interval in (found.interval, found.shift_interval):
+        assert interval is not None
+        assert interval[0] > 1
+    assert (found.verdict, found.within) == (Verdict.EQUIVALENT, True)
+
+
+def test_means_alone_show_no_equivalence() -> None:
+    candidate = [101.3, 100.1, 102.3, 100.2, 100.1, 101.2, 102.9]
+    found = compared([100.0] * 7, candidate, paired=True)
+    assert found.interval90 is not None
+    assert found.shift_interval90 is not None
+    assert found.interval90[1] < 1.02 < found.shift_interval90[1]
+    assert (found.verdict, found.within) == (Verdict.FASTER, False)
+
+
 # Few runs -------------------------------------------------------------------------------------------
 
 
