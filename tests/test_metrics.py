@@ -164,3 +164,20 @@ def test_a_long_series_takes_little_memory(tmp_path: Path) -> None:
     assert found is not None
     assert found.counted == 59_999
     assert peak < 8 << 20
+
+
+def test_a_file_that_is_too_long_is_read_in_part_and_claims_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line without an end counts too: it is no line more, and takes as long to read."""
+    monkeypatch.setattr(metrics, "MOST_BYTES", 2 << 20)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*series(20), b"x" * (6 << 20)]))
+    found = metrics.summarise(str(path), 1)
+    assert found is not None
+    assert "more than 2 MiB" in found.partial
+    assert found.tok_s() is None
+    path.write_bytes(b"\n".join(series(20)))
+    whole = metrics.summarise(str(path), 1)
+    assert whole is not None
+    assert whole.partial == ""

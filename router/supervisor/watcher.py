@@ -42,6 +42,12 @@ class Watcher:
         from .observing import sampling  # nobody who starts a watcher needs it himself
 
         self.sampler = sampling.Sampler(attempt, spec)
+        self.traces = 0
+        """Bytes that torch's traces may take of the disk, once they are ours to bound."""
+        if spec.get("observe", {}).get("torch_trace"):
+            from .observing import torchtrace
+
+            self.traces = torchtrace.room(attempt)
         self.ended = False
         self.size = 0
         self.wake, self.bell = os.pipe()
@@ -168,6 +174,13 @@ class Watcher:
             self.keep([line])
         except (OSError, ValueError):
             pass
+        if self.traces:
+            from .observing import torchtrace
+
+            try:
+                torchtrace.bound(self.attempt, self.traces)
+            except OSError:
+                pass
 
     def keep(self, lines: List[Json]) -> None:
         """Append to the samples, as long as they are not too many."""

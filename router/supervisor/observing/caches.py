@@ -194,9 +194,11 @@ def _source(state: str) -> str:
 
 def inductor(look: Look) -> Optional[Json]:
     """Inductor: from torch's trace where that is ours and whole, else from the counters of its processes."""
+    from . import compiling
+
     traces, ran = look.traces, look.inside.loaded("torch")
     off = look.before.get("caches", {}).get("kinds", {}).get("inductor", {}).get("off", "")
-    if look.traced and not traces.cut:
+    if look.traced and not traces.cut and (traces.each or not compiling.counted_graphs(look)):
         counts = {word: traces.total(word) for word in ("hit", "miss", "bypass")}
         found = verdicts.inductor(
             dict(counts, above=traces.above("miss")), bool(traces.generated), complete=True, off=off

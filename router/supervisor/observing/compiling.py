@@ -42,7 +42,8 @@ def seen(look: Look) -> Json:
     if not look.traced or traces.cut:
         return dict(nothing, **_by_counters(look))
     if not traces.each:
-        return dict(nothing, **_eager())
+        # Without a trace nothing was compiled, unless a process was told to trace elsewhere, or cannot.
+        return dict(nothing, **(_by_counters(look) if counted_graphs(look) else _eager()))
     compiles = [each for trace in traces.each for each in trace.compiles]
     breaks = max(trace.breaks for trace in traces.each)
     graphs = max(trace.graphs for trace in traces.each)
@@ -62,6 +63,12 @@ def seen(look: Look) -> Json:
         graph_breaks=breaks,
         why=why or UNTOLD,
     )
+
+
+def counted_graphs(look: Look) -> bool:
+    """Whether the processes' own counters say that dynamo captured a graph."""
+    counted = look.inside.counted("dynamo")
+    return bool(counted and counted.get("graphs"))
 
 
 def _eager() -> Json:
@@ -91,7 +98,8 @@ def _by_counters(look: Look) -> Json:
         "programs": counted["graphs"],
         "cache_hits": counted.get("fxgraph_cache_hit", 0),
         "graph_breaks": counted.get("graph_breaks", 0),
-        "why": "torch was not traced, and its counters do not tell when or what it compiled",
+        "why": "%s, and its counters do not tell when or what it compiled"
+        % (look.traces.why or "torch was not traced"),
     }
 
 

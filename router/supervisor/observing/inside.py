@@ -158,6 +158,7 @@ def read(path: str) -> Inside:
                 found.cut = True
                 break
             found.add(line)
+        found.cut = found.cut or metrics.unread(fd)
     except OSError:
         found.cut = True
     finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_LINE = 1 << 16
 MOST_LINES = 10_000_000
+MOST_BYTES = 8 << 30
 MOST_NOTES = 1000
 MOST_SERIES = 1_000_000
 SPANS = ("eval", "checkpoint", "data_wait")
@@ -30,12 +31,16 @@ _OURS = ("step", "t_us", "mono_us")
 
 
 def lines(fd: int) -> Iterator[bytes]:
-    """The lines of an open file; of one that is longer than 64 KiB only its first bytes, once."""
-    rest, cut = b"", False
-    while True:
+    """The lines of an open file; of one that is longer than 64 KiB only its first bytes, once.
+
+    Ends after `MOST_BYTES`: `unread` then tells that there is more.
+    """
+    rest, cut, read = b"", False, 0
+    while read < MOST_BYTES:
         data = os.read(fd, 1 << 20)
         if not data:
             break
+        read += len(data)
         rows = (rest + data).split(b"\n")
         rest = rows.pop()
         for row in rows:
@@ -47,6 +52,11 @@ def lines(fd: int) -> Iterator[bytes]:
             rest, cut = b"", True
     if rest and not cut:
         yield rest
+
+
+def unread(fd: int) -> bool:
+    """Whether the file goes on behind where reading has come to."""
+    return os.lseek(fd, 0, os.SEEK_CUR) < os.fstat(fd).st_size
 
 
 def decimal(value: Any, digits: int = 6) -> Optional[str]:
@@ -372,6 +382,8 @@ def summarise(path: str, discard: int, most: int = MOST_LINES) -> Optional[Summa
                 found.partial = "the work wrote more than {:,} lines".format(most)
                 break
             found.add(line)
+        if not found.partial and unread(fd):
+            found.partial = "the work wrote more than %d MiB" % (MOST_BYTES >> 20)
     except OSError as e:
         found.partial = "what the work wrote could be read in part only: %s" % e.strerror
     finally:

@@ -29,6 +29,10 @@ MOST_BYTES = 1 << 30
 MOST_SECONDS = 20.0
 MOST_FILES = 4096
 MOST_COMPILES = 10_000
+MOST_DISK = 4 << 30
+CUT = "too-large"
+"""Stands in the folder once traces were thrown away, since they took more of the disk than they may."""
+UNREAD = "torch's trace is too large to be read in full"
 _CACHES = re.compile(rb'"name": "(fx_graph_cache|aotautograd_cache)_(hit|miss|bypass|disabled)"')
 _METRICS = (b'{"compilation_metrics": ', b'{"bwd_compilation_metrics": ')
 # A module that is called stands in the stack as this: of two, the outer one runs as it is.
@@ -45,6 +49,8 @@ class Trace:
         self.compiles: List[Json] = []
         """`begin_us`, `us`, `again` (a frame that had been compiled before), `outer` (modules in the call
         stack, None if torch did not say), `frame`."""
+        self.full = False
+        """Whether there were more compiles than are kept."""
         self.graphs = self.generated = self.breaks = self.recompiles = 0
         """Graphs that dynamo captured; code that Inductor has for them; graph breaks; recompiles."""
 
@@ -82,7 +88,10 @@ class Trace:
         # Of a backward pass that is compiled when it is first run only Inductor's own time is told.
         key = "inductor_compile_time_s" if name.startswith("bwd") else "entire_frame_compile_time_s"
         spent = _us(said.get(key))
-        if begin is None or spent is None or len(self.compiles) >= MOST_COMPILES:
+        if begin is None or spent is None:
+            return
+        if len(self.compiles) >= MOST_COMPILES:
+            self.full = True
             return
         frame, _, number = str(said.get("compile_id") or "").partition("/")
         stack = said.get("stack_trace")
@@ -114,12 +123,17 @@ class Trace:
 
 
 class Traces:
-    """The traces of all processes of an attempt. `cut` says that not all of it was read."""
+    """The traces of all processes of an attempt."""
 
     def __init__(self) -> None:
         self.each: List[Trace] = []
         self.bytes = 0
-        self.cut = False
+        self.why = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether not all of it was read; `why` says what stands against it."""
+        return bool(self.why)
 
     def total(self, word: str) -> int:
         return sum(trace.count(word) for trace in self.each)
@@ -143,11 +157,19 @@ def _us(seconds: Any) -> Optional[int]:
     return None
 
 
-def heads(fd: int) -> Iterator[bytes]:
-    """The lines that are no payload, each at most 1 MiB of it."""
-    rest, whole = b"", True  # `whole`: `rest` begins where a line begins
+class TooMuch(Exception):
+    """There is more than is read, or reading takes too long."""
+
+
+def heads(fd: int, until: float = float("inf")) -> Iterator[bytes]:
+    """The lines that are no payload, each at most 1 MiB of it. Raises `TooMuch` after `MOST_BYTES`, or
+    once the monotonic clock is past `until`."""
+    rest, whole, read = b"", True, 0  # `whole`: `rest` begins where a line begins
     while True:
         data = os.read(fd, 1 << 20)
+        read += len(data)
+        if read > MOST_BYTES or (data and time.monotonic() > until):
+            raise TooMuch
         if not data:
             break
         rows = (rest + data).split(b"\n")
@@ -172,7 +194,9 @@ def read(folder: str) -> Traces:
         names = sorted(name for name in os.listdir(folder) if name.startswith(PREFIX))
     except OSError:
         return found
-    found.cut = len(names) > MOST_FILES
+    if os.path.lexists(os.path.join(folder, CUT)):
+        found.why = "torch's trace took more of the disk than it may, and was thrown away"
+        return found
     for name in names[:MOST_FILES]:
         rank = re.match(r"rank_(\d{1,6})_", name[len(PREFIX) :])
         trace = Trace(int(rank.group(1)) if rank else None)
@@ -181,23 +205,56 @@ def read(folder: str) -> Traces:
                 os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             )
         except OSError:
-            found.cut = True
+            found.why = UNREAD
             continue
         try:
             found.bytes += os.fstat(fd).st_size
-            for number, line in enumerate(heads(fd)):
-                if number % 4096 == 4095 and (
-                    time.monotonic() > until or os.lseek(fd, 0, os.SEEK_CUR) > MOST_BYTES
-                ):
-                    found.cut = True
-                    break
+            for line in heads(fd, until):
                 trace.add(line)
-        except OSError:
-            found.cut = True
+        except (OSError, TooMuch):
+            found.why = UNREAD
         finally:
             os.close(fd)
         found.each.append(trace)
+    if len(names) > MOST_FILES or any(trace.full for trace in found.each):
+        found.why = UNREAD
     return found
+
+
+def bound(attempt: Attempt, most: int) -> None:
+    """Throw the traces away once they take more than `most` bytes of the disk, and from then on.
+
+    They are emptied where they are, since torch goes on writing to them; what it has to say then is
+    not told. Raises `OSError`.
+    """
+    where, used, paths = folder(attempt), 0, []
+    try:
+        with os.scandir(where) as entries:
+            for entry in entries:
+                if entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False):
+                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+                    paths.append(entry.path)
+    except FileNotFoundError:
+        return
+    mark = os.path.join(where, CUT)
+    cut = os.path.lexists(mark)
+    if not cut and used <= most:
+        return
+    if not cut:
+        # First, so that nobody takes what is left for the whole.
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    for path in paths:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+
+def room(attempt: Attempt) -> int:
+    """Bytes that traces may take of the disk: `MOST_DISK`, and no more than a quarter of what is free."""
+    disk = os.statvfs(attempt.path)
+    return min(MOST_DISK, disk.f_bavail * disk.f_frsize // 4)
 
 
 def folder(attempt: Attempt) -> str:
