@@ -298,6 +298,9 @@ def test_pools_of_several_disks(tree: Tree, tmp_path: Path, monkeypatch: pytest.
     for point in ("/b", "/c"):
         assert places.of(point)["class"] == "network_block", point
         assert places.of(point)["counters"] == ["259:0", "259:8"]
+    # A btrfs whose device is not to be seen is not any other one that is.
+    tree.mount("/g", "btrfs", "/dev/sdz", "0:63")
+    assert tree.places().of("/g")["class"] is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "`zpool` does not tell" in tree.places().of("/z")["why"]
     # A stand-in for ZFS, which is no part of the kernel here: what `zpool list -v -H -P` prints.
@@ -305,6 +308,10 @@ def test_pools_of_several_disks(tree: Tree, tmp_path: Path, monkeypatch: pytest.
     tool.write_text("#!/bin/sh\nprintf 'tank\\t1T\\n\\t/dev/nvme0n1\\t1T\\n'\n")
     tool.chmod(0o755)
     assert tree.places().of("/z")["class"] == "local_nvme"
+    for section, found in (("cache", "local_nvme"), ("spare", "local_nvme"), ("logs", "network_block")):
+        rows = f"tank\\t1T\\n\\t/dev/nvme0n1\\t1T\\n{section}\\t-\\n\\t/dev/nvme1n1\\t1T\\n"
+        tool.write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+        assert tree.places().of("/z")["class"] == found, section
 
 
 FILE_SYSTEMS: list[tuple[str, str, str, str | None, str]] = [

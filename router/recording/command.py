@@ -16,6 +16,8 @@ __all__ = ["Code", "code_of", "ranks_of"]
 MOST_BYTES = 64 << 20
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*(?:t|w)?")
 _STARTERS = ("torchrun", "accelerate", "deepspeed", "mpirun", "mpiexec", "horovodrun", "srun", "jsrun")
+_TORCHRUN = ("torch.distributed.run", "torch.distributed.launch")
+_SHELL = re.compile(r"(?:ba|da|z|k|fi|mk|a)?sh")
 _SCRIPT = (".py", ".sh", ".bash", ".pl", ".rb", ".jl", ".r", ".R")
 
 
@@ -38,9 +40,12 @@ def code_of(argv: Sequence[str], cwd: Path) -> Code:
                 return Code(word, sha256, word.endswith(".py"))
     program = os.path.basename(argv[0])
     python = bool(_PYTHON.fullmatch(program))
+    if "-c" in argv[1:] and (python or _SHELL.fullmatch(program)):
+        # Its digest would be that of any other command given to the same interpreter.
+        return Code(argv[0], None, False, "the code is in the words of the command, and no file")
     if "-m" in argv[1:] or program in _STARTERS:
         return Code(argv[0], None, False, "the words of the command name no script")
-    if python and "-c" not in argv[1:]:
+    if python:
         return Code(argv[0], None, False, "the words of the command name no script")
     found = argv[0] if "/" in argv[0] else shutil.which(argv[0])
     sha256 = _hashed(cwd / found) if found else None
@@ -66,7 +71,7 @@ def ranks_of(argv: Sequence[str], above: int | None) -> tuple[str | None, int | 
     """
     program = os.path.basename(argv[0])
     words = list(argv)
-    if program in ("torchrun",) or "torch.distributed.run" in words[:4]:
+    if program == "torchrun" or set(_TORCHRUN) & set(words[:4]):
         each, nodes = _option(words, "nproc"), _option(words, "nnodes") or "1"
         if (each or "1").isdigit() and nodes.isdigit():
             return "torchrun", int(each or 1) * int(nodes)

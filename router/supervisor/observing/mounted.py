@@ -40,6 +40,9 @@ hard vers proto nconnect rsize wsize compress compress-force noac actimeo cache 
 flock localflock dax commit logbsize"""
 OPTIONS = frozenset(_OPTIONS.split())
 """The options of a mount that a figure may depend on; the others are not kept."""
+SECTIONS = {"dedup": True, "special": True, "logs": True, "cache": False, "spare": False, "spares": False}
+"""Parts of a ZFS pool, as `zpool` heads them -> whether what is written there stays there: a spare holds
+nothing, a cache a copy."""
 MAC_WHY = "this system does not tell which disk a file system lies on"
 
 
@@ -142,6 +145,8 @@ class Places:
     def _btrfs(self, source: str) -> List[str]:
         """All devices of a btrfs, of which the mount table names one."""
         one = self.drives.named(source)
+        if not one:
+            return [one]
         above = self.drives.sys + "/fs/btrfs"
         try:
             for uuid in os.listdir(above):
@@ -203,8 +208,15 @@ def _option(extra: str, name: str) -> str:
 def pool(source: str) -> List[str]:
     """The devices of a ZFS pool, which no file of the system names."""
     said = machine.said(["zpool", "list", "-v", "-H", "-P", source.partition("/")[0]])
-    words = [row.split()[0] for row in said.splitlines() if row.split()]
-    return [word for word in words if word.startswith("/dev/")]
+    found: List[str] = []
+    holds = True
+    for row in said.splitlines():
+        word = row.split()[0] if row.split() else ""
+        if word in SECTIONS:
+            holds = SECTIONS[word]
+        elif holds and word.startswith("/dev/"):
+            found.append(word)
+    return found
 
 
 def table(said: str) -> Dict[str, Mount]:

@@ -118,13 +118,9 @@ def _rows(look: Look) -> Iterator[Json]:
 
 def _window(look: Look) -> Optional[Tuple[int, int]]:
     """When the counted steps ran, by the clock that both sides read; None if that is not known."""
-    from . import metrics
-
     found = look.reported
-    if found is None or not found.spent_us:
-        return None
-    end = metrics.integer((found.last or {}).get("mono_us"))
-    return None if end is None else (end - found.spent_us, end)
+    window = found.window_mono_us if found is not None else None
+    return None if window is None else (window[0], window[1])
 
 
 def accelerators(look: Look) -> Json:
