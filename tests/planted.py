@@ -158,6 +158,7 @@ class Spec:
     surface: str = "reserved"
     backend: str = "machines"
     state: State = State.SUCCEEDED
+    reason: str = ""
     attempt: int = 1
     seeding: bool = False
     seed: int | None = None
@@ -174,6 +175,7 @@ class Spec:
         status = Status(
             state=self.state,
             exit_code=0 if self.state is State.SUCCEEDED else 1,
+            reason=self.reason,
             started_us=self.at_us,
             ended_us=self.at_us + self.measured["timing.run_us"],
             attempt=self.attempt,

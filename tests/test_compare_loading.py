@@ -260,6 +260,10 @@ def test_a_receipt_from_before_a_field_was_made_is_read(receipt: dict[str, Any])
     assert isinstance(found, Loaded)
     assert found.value("study.vary") is None
     assert found.value("study.arm") == "base"
+    changed["context"]["hw"]["observed"].pop("governor")
+    del changed["context"]["frontier"], changed["context"]["lock_sha256"]
+    found = load(sealed(changed))
+    assert compare(gather([found, *(spec.loaded() for spec in planted.study()[1:])])).contrasts[0].verdict
 
 
 def test_a_field_of_a_later_step_is_passed_over(receipt: dict[str, Any]) -> None:

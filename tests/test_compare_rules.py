@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -333,6 +334,18 @@ def test_failures_and_seeding_runs_are_told_and_not_dropped() -> None:
     assert (told.success.candidate, told.success.candidate_of) == (4, 5)
     assert told.primary
     assert any("without a partner" in note for note in told.primary.notes)
+
+
+def test_a_try_that_never_executed_counts_for_nothing_beside_the_one_that_did() -> None:
+    specs = study()
+    again = copy.deepcopy(candidates(specs)[2])
+    again.number, again.state, again.reason, again.unmeasured = 900, State.LOST, "never_executed", True
+    found = compared([*specs, again])
+    assert only(found).verdict is Verdict.FASTER
+    assert only(found).success == only(compared(specs)).success
+    assert any("never executed" in note for note in found.notes)
+    gone = [spec for spec in specs if spec is not candidates(specs)[2]]
+    assert "STUDY_INCOMPLETE" in codes(only(compared([*gone, again])))
 
 
 def test_parts_of_the_time_line_add_up_to_the_whole() -> None:

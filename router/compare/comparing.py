@@ -123,6 +123,8 @@ def _count(run: Run) -> None:
     one = run.loaded
     if run.seeding:
         run.counted, run.why = False, "made to fill a cache (`route warm`): never evidence"
+    elif run.unexecuted:
+        run.counted, run.why = False, "it never executed"
     elif not run.succeeded:
         reason = one.value("outcome.reason_code")
         run.counted = False
@@ -138,6 +140,8 @@ def _left_out(runs: Iterable[Run]) -> list[str]:
     for run in runs:
         if run.seeding:
             told.append(f"{run.loaded.ref} is a seeding run (`route warm`), and is left out")
+        elif run.unexecuted:
+            told.append(f"{run.loaded.ref} never executed, and counts neither for speed nor for success")
         elif run.succeeded and not run.counted:
             told.append(f"{run.loaded.ref} succeeded and does not count: {run.why}")
     return told
@@ -177,7 +181,7 @@ def _contrast(
     claimed = surfaces.claimed(matched.differences, varied)
     chosen, picked = metric_of(base, candidate, metric, claimed)
     blocks = blocks_of(base, candidate)
-    of = [[run for run in arm.runs if not run.seeding] for arm in (base, candidate)]
+    of = [[run for run in arm.runs if run.tried] for arm in (base, candidate)]
     counts = judging.success(
         sum(r.succeeded for r in of[0]), len(of[0]), sum(r.succeeded for r in of[1]), len(of[1])
     )

@@ -178,7 +178,7 @@ def few(sight: Sight) -> str:
 
 def study(sight: Sight) -> str:
     """Whether the receipts are those of one study, all of it and nothing else."""
-    given = [*sight.given, *sight.others]
+    given = [run for run in (*sight.given, *sight.others) if not run.unexecuted]
     plans = {sha for run in given if (sha := run.loaded.value("study.sha256"))}
     if not plans:
         return ""

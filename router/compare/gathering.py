@@ -57,7 +57,8 @@ def gather(
             )
         arms = [("base", first), ("candidate", second)]
         arms = [
-            (names[i] if i < len(names) else _common(runs, name), runs) for i, (name, runs) in enumerate(arms)
+            (names[i] if i < len(names) and names[i] else _common(runs, name), runs)
+            for i, (name, runs) in enumerate(arms)
         ]
         if arms[0][0] == arms[1][0]:
             arms = [("base", first), ("candidate", second)]

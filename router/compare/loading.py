@@ -119,9 +119,11 @@ class Loaded:
     def facts(self, paths: tuple[str, ...]) -> tuple[Fact, ...]:
         """The facts at several paths, quicker than one by one."""
         try:
-            return _getters(paths)(self._head.context)
+            found = _getters(paths)(self._head.context)
         except AttributeError:
             return tuple(self.fact(path) for path in paths)
+        # A receipt of older rules has not every field.
+        return tuple(fact if isinstance(fact, Fact) else NOBODY for fact in found)
 
     def value(self, path: str) -> Any:
         """The value of the fact at a path, None where it has none."""

@@ -39,6 +39,8 @@ def match(base: Arm, candidate: Arm, varied: frozenset[str]) -> Matched:
     """How the counted runs of two arms differ. Those of class K are those of the comparability key; one
     whose source is not good enough counts as not observed."""
     arms = (base, candidate)
+    if not base.counted or not candidate.counted:
+        return Matched((), {}, {})
     classes = [_kinds_of(arm.counted) for arm in arms]
     unobserved: dict[str, list[str]] = {}
     mixed: dict[str, dict[str, Sequence[str]]] = {}

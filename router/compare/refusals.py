@@ -74,19 +74,19 @@ RULES: tuple[Rule, ...] = (
         *("R07", "TOO_FEW_RUNS", "withholds", True, finding.few),
         "fewer than 6 runs of an arm count (pairs, where runs are compared block by block)",
         "4 runs let the test speak, 6 give a finite interval",
-        "run more of each arm, interleaved, as a study does (route study run)",
+        "run more of each arm, interleaved: `route study run STUDY.toml`",
     ),
     Rule(
         *("R08", "STUDY_INCOMPLETE", "refuses", True, finding.study),
         "receipts of planned runs are missing, others are there beside them, or two studies are mixed",
         "whoever may choose which runs count may choose the result",
-        "finish it (route study run), and give all of its receipts and no others",
+        "finish it (`route study run STUDY.toml`), and give all of its receipts and no others",
     ),
     Rule(
         *("R09", "NOT_INTERLEAVED", "withholds", True, finding.order),
         "the runs of one arm lie before those of the other",
         "whatever drifted in the meantime cannot be told apart from the difference",
-        "run them in turn, as a study does (route study run)",
+        "run them in turn: `route study run STUDY.toml`",
     ),
     Rule(
         *("R10", "UNSTABLE_WINDOW", "refuses", True, soundness.unstable),
@@ -129,7 +129,7 @@ RULES: tuple[Rule, ...] = (
         *("R16", "SIGNATURE_REQUIRED", "refuses", False, soundness.signature),
         "signatures are asked for, and one is missing or not good",
         "a digest shows that nothing changed, not who made it",
-        "have it signed where it was made: route receipt sign",
+        "have it signed where it was made: `route receipt sign RECEIPT`",
     ),
     Rule(
         *("R17", "CPU_FALLBACK", "refuses", False, finding.fallback),

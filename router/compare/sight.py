@@ -10,6 +10,7 @@ from compute_router.compare.figures import Figure, figures
 from compute_router.compare.loading import Loaded
 from compute_router.compare.outcome import Difference, Metric, Success
 
+_UNEXECUTED = ("never_executed", "not_submitted")
 __all__ = ["Arm", "Run", "Sight"]
 
 
@@ -37,6 +38,16 @@ class Run:
     @property
     def seeding(self) -> bool:
         return self.loaded.value("startup.seeding") is True
+
+    @property
+    def unexecuted(self) -> bool:
+        """Whether it is proven never to have executed: then it says nothing of what it was to run."""
+        return self.loaded.value("outcome.reason_code") in _UNEXECUTED and not self.succeeded
+
+    @property
+    def tried(self) -> bool:
+        """Whether it counts for success: it was executed, and for its own sake."""
+        return not self.seeding and not self.unexecuted
 
 
 @dataclasses.dataclass(eq=False)
