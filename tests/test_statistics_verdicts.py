@@ -311,6 +311,7 @@ def test_too_few_pairs_for_so_many_metrics_say_so_and_how_many_would_do() -> Non
     alone, two = judging.holm([won])[0], judging.holm([won, won])[0]
     assert (alone.verdict, alone.p_adjusted) == (Verdict.FASTER, won.p)
     assert (two.verdict, two.p_adjusted) == (Verdict.INCONCLUSIVE, 2 * 2 / 64)
+    assert judging.holm([won, won])[1] == two, "no larger p is adjusted to a smaller one"
     assert two.needed is not None
     assert two.needed >= 7, "2/2^7 is below 0.05/2"
     told(two, "6 blocks cannot pass as the first of so many")
