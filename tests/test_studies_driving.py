@@ -17,10 +17,11 @@ from compute_router.backend import State, Status
 from compute_router.collecting import STUDY
 from compute_router.entrypoints import EntryPoint, installed
 from compute_router.errors import Rejected, StoreError, SubmitUnknown, Unavailable
+from compute_router.records import key_run_id
 from compute_router.registry import Registry
 from compute_router.studies import Standing, receipts
 from compute_router.studies.driving import Driver
-from compute_router.studies.folder import StudyFolder
+from compute_router.studies.folder import StudyFolder, Try, TurnRecord
 from compute_router.studies.reading import read
 
 
@@ -152,6 +153,24 @@ def test_a_damaged_record_is_never_taken_for_a_run_not_started(router: Router, f
     assert Driver(router, found).drive().code == "STORE_ERROR"
 
 
+def test_a_try_that_was_only_written_down_is_held_against_the_files_too(
+    router: Router, folder: Path, world: scripted.World
+) -> None:
+    found = begun(router, folder, n=1)
+    key = found.plan.key(1)
+    this = Try(key=key, run_id=key_run_id(key), begun_us=1)
+    found.write_turn(TurnRecord(index=1, tries=(this,)))
+    assert receipts(router.store.home, found.id).missing[0].why == "never collected"
+    work = (folder / "work.py").read_text()
+    (folder / "work.py").write_text(work + "# changed\n")
+    code, _ = driven(router, found)
+    assert code == "FILES_CHANGED"
+    assert world.started == []
+    (folder / "work.py").write_text(work)
+    code, stands = driven(router, found)
+    assert (code, stands.complete, stands.seen[0].run_id) == ("over", True, this.run_id)
+
+
 # With the real place
 
 CACHED = '''\
@@ -202,6 +221,24 @@ def test_a_warm_study_seeds_each_arm_first_and_those_never_count(
     seeding = [r for r in everything if r["context"]["startup"]["seeding"]["v"]]
     assert len(seeding) == 2
     assert all(r["context"]["study"]["id"]["v"] is None for r in seeding)
+
+
+def test_a_seeding_pass_that_failed_is_made_again_by_the_next_driver(
+    route: Route, folder: Path, home: Path
+) -> None:
+    said = folder.parent / "said"
+    (folder / "work.py").write_text(
+        CACHED + f"if not os.path.exists({str(said) + '.good'!r}):\n    sys.exit(3)\n"
+    )
+    (folder / "study.toml").write_text(
+        ARMS + f'warm = true\n[arms.a]\nargs = ["a", "{said}"]\n[arms.b]\nargs = ["b", "{said}"]\n'
+    )
+    out = route("study", "run")
+    assert out.returncode == 65
+    assert "the seeding pass of arm a did not succeed" in out.stderr
+    Path(f"{said}.good").touch()
+    assert route("study", "resume").returncode == 0
+    assert receipts(home, "c").failed == ()
 
 
 def test_every_run_of_a_cold_study_finds_an_empty_cache(route: Route, folder: Path, home: Path) -> None:

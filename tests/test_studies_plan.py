@@ -305,5 +305,13 @@ def test_the_one_lock(project: Path, home: Path) -> None:
     assert lock is not None
     assert StudyFolder(home, folder.id).driven is True
     assert StudyFolder(home, folder.id).take(patience=0) is None
+    assert folder.driver is None, "whoever holds it has not said who drives"
+    os.write(lock, f"{os.getpid()}\n".encode())
+    assert folder.driver == os.getpid()
     os.close(lock)
     assert folder.driven is False
+    assert folder.driver is None
+    lock = folder.take()
+    assert lock is not None
+    assert folder.driver is None, "the number of the one before is gone"
+    os.close(lock)

@@ -92,7 +92,6 @@ def main() -> int:
     lock = int(given["lock"])
     # The programs started from here on must not keep the lock when we are gone.
     os.set_inheritable(lock, False)
-    os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number in (signal.SIGINT, signal.SIGHUP):

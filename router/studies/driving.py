@@ -115,7 +115,7 @@ class Driver:
                 continue
             if self.plan.warm and not seeded:
                 for arm in self.plan.arms:
-                    self._seed(arm, 1)
+                    self._seed(arm, self._next_seeding(arm))
                 seeded = True
             self._turn(turn)
             self._rule(turn)
@@ -190,12 +190,11 @@ class Driver:
         arm, workload = self.plan.arm(turn.arm), self.plan.workload(turn)
         if (there := self._there(this.run_id, workload)) is not None:
             return there
+        # Also for a try that another driver wrote down and did not come to start.
+        self._same_files()
         made = self._place(arm, workload)
         if made.decision.outcome is Outcome.WARM:
-            number = 2
-            while self._has_receipt(self.plan.seeding_key(arm.name, number)):
-                number += 1
-            self._seed(arm, number)
+            self._seed(arm, self._next_seeding(arm, again=True))
             made = self._place(arm, workload)
             if made.decision.outcome is Outcome.WARM:
                 what = f"arm {arm.name} is not warm after seeding it: {made.decision.sentence}"
@@ -212,8 +211,17 @@ class Driver:
         self.router.given[run.id] = self._values(workload)
         return run
 
-    def _has_receipt(self, key: str) -> bool:
-        return (self.router.store.runs / key_run_id(key) / "receipt.json").is_file()
+    def _next_seeding(self, arm: Arm, *, again: bool = False) -> int:
+        """The seeding pass of an arm that is good (unless it has to be done `again`), in flight, or next."""
+        number = 1
+        while True:
+            path = self.router.store.runs / key_run_id(self.plan.seeding_key(arm.name, number))
+            if not (path / "receipt.json").is_file():
+                return number
+            status = RunFolder(self.router.store, path.name).read("status", Status)
+            if not again and status is not None and status.state is State.SUCCEEDED:
+                return number
+            number += 1
 
     def _place(self, arm: Arm, workload: Workload, pin: str | None = None) -> Any:
         allowed = Limits(

@@ -241,6 +241,8 @@ class StudyFolder:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The number of the driver before may be another process's by now.
+                os.ftruncate(fd, 0)
                 return fd
             except BlockingIOError:
                 if time.monotonic() >= end:

@@ -57,7 +57,7 @@ def find(given: str, cwd: Path | None = None) -> tuple[Path, Path]:
     path = stand / given
     if path.is_dir() and (path / "study.toml").is_file():
         path = path / "study.toml"
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not (path.is_dir() and given in ready()):
         real = Path(os.path.realpath(path))
         return real, real.parent
     if given in (made := ready()):
