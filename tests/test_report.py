@@ -310,6 +310,11 @@ def test_commands_are_set_apart() -> None:
     assert parts("let `route study run` do it") == ["let ", "[route study run]", " do it"]
     assert parts("an `open one") == ["an `open one"]
     assert parts("nothing to type") == ["nothing to type"]
+    told = "name receipts: route receipt list shows those there are"
+    assert parts(told) == ["name receipts: ", "[route receipt list]", " shows those there are"]
+    assert parts("as a study does (route study run)") == ["as a study does (", "[route study run]", ")"]
+    assert parts("declare it: --vary kernel") == ["declare it: ", "[--vary kernel]"]
+    assert parts("route compare a.json --vary x, twice") == ["[route compare a.json --vary x]", ", twice"]
 
 
 def test_runs_far_apart_in_time_are_shown_by_their_order() -> None:

@@ -254,7 +254,13 @@ def _refusal(refusal: Refusal) -> Element:
     )
 
 
-_TYPED = re.compile(r"(?:^|(?<=\()|(?<=: ))(?:route [a-z]|--[a-z])[^,;)]*")
+_OPTION = r"--[a-z][\w-]*(?: [^\s,;)]+)?"
+_TYPED = re.compile(
+    r"(?:^|(?<=\()|(?<=: ))(?:"
+    # A verb, then options and what looks like a name of something rather than a word of the sentence.
+    rf"route (?:(?:receipt|study|plugins) )?[a-z]+(?: (?:{_OPTION}|[^\s,;)]*[./_=<A-Z0-9][^\s,;)]*))*"
+    rf"|{_OPTION})"
+)
 
 
 def with_commands(text: str) -> list[Child]:
