@@ -91,16 +91,17 @@ def answer(
         gathered = Gathered(arms=(Group(name=_name(left) or "all runs", runs=tuple(whole)),))
     else:
         gathered = gather(first, second, by=by, names=names)
-    signed = None
+    signed: Callable[[Loaded], str] | None = None
     if allowed_signers is not None:
         from compute_router.receipt.signing import check
 
         signers = allowed_signers
 
-        def signed(one: Loaded) -> str:
+        def why_not(one: Loaded) -> str:
             found = check(files[one.ref], signers)
             return "" if found.ok else found.why
 
+        signed = why_not
     how: dict[str, Any] = {"metric": metric, "margin": margin}
     if itself:
         from compute_router.compare.itself import self_check
