@@ -21,6 +21,8 @@ _STYLES = {"+": "green", "-": "red", "=": "cyan", "~": "yellow", "x": "red", "?"
 FAILING = ("slower", "inconclusive")
 MOST_DIFFERENCES = 12
 MOST_RUNS = 40
+MOST_TEXT = 36
+"""Characters of a value that differs; `--all` shows the whole of it."""
 TIME = "WHERE THE TIME WENT"
 
 
@@ -28,7 +30,7 @@ TIME = "WHERE THE TIME WENT"
 @comparison_options
 @click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
 @click.option("--runs/--no-runs", default=None, help="List runs and where their time went.")
-@click.option("--all", "-a", "every", is_flag=True, help="Every difference and every run.")
+@click.option("--all", "-a", "every", is_flag=True, help="Every difference, whole, and every run.")
 @click.option(
     "--fail-on",
     type=click.Choice(FAILING),
@@ -165,7 +167,7 @@ def _figures(contrast: Contrast, e: Estimate) -> list[tuple[str, str]]:
 
     metric = e.metric
     more = "more is better" if metric.higher_is_better else "less is better"
-    count = "blocks" if e.paired else "runs"
+    count = "blocks" if e.paired else "runs of each arm"
     rows = [("metric", f"{metric.name}{f', {metric.unit}' if metric.unit else ''}; {more}")]
     for name, value, span, n in (
         (contrast.base, e.base, e.base_range, e.n_base),
@@ -181,10 +183,11 @@ def _figures(contrast: Contrast, e: Estimate) -> list[tuple[str, str]]:
         exact = f" ({wording.between(e.shift_interval)})" if e.shift_interval else ""
         rows.append(("shift", f"Hodges-Lehmann {wording.times(e.shift)}{exact}"))
     if e.p is not None:
-        adjusted = f", {wording.chance(e.p_adjusted)} by Holm" if e.p_adjusted is not None else ""
+        by_holm = e.p_adjusted is not None and e.p_adjusted != e.p
+        adjusted = f", {wording.chance(e.p_adjusted)} by Holm" if by_holm else ""
         rows.append(("test", f"{wording.chance(e.p)}{adjusted}: {e.test}"))
     if e.needed is not None:
-        rows.append(("needed", f"{e.needed} {count} of each arm would tell a difference of the margin"))
+        rows.append(("needed", f"{e.needed} {count} would tell a difference of the margin"))
     rows += [("note", note) for note in e.notes]
     return rows
 
@@ -201,13 +204,17 @@ def _rest(cli: Cli, contrast: Contrast, every: bool) -> None:
     if contrast.order:
         rows.append(("order", contrast.order))
     cli.out.pairs(rows)
+
+    def cells(*texts: str) -> list[str]:
+        return list(texts) if every else [_clipped(text, MOST_TEXT) for text in texts]
+
     differences = wording.differing(contrast)
     if differences:
         shown = differences if every else differences[:MOST_DIFFERENCES]
         cli.out.line()
         cli.out.table(
             ["FIELD", _clipped(contrast.base).upper(), _clipped(contrast.candidate).upper(), "ROLE"],
-            [[d.field, d.base, d.candidate, wording.ROLES[d.role]] for d in shown],
+            [[d.field, *cells(d.base, d.candidate), wording.ROLES[d.role]] for d in shown],
         )
         if len(shown) < len(differences):
             cli.out.line(f"and {len(differences) - len(shown)} more (--all)")
