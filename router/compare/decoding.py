@@ -12,7 +12,7 @@ import msgspec
 from compute_router.receipt.facts import MAX_INT, MOST_TEXT, missing
 from compute_router.receipt.schema import BY_PATH, ENUMS, ITEMS, TABLE
 
-__all__ = ["NOBODY", "SKIPPED", "Comparability", "Fact", "Head", "Reason", "codec"]
+__all__ = ["FACTS", "NOBODY", "SKIPPED", "Comparability", "Fact", "Head", "Reason", "codec"]
 
 
 class Fact(msgspec.Struct, gc=False):
@@ -32,6 +32,8 @@ class Fact(msgspec.Struct, gc=False):
 
 
 NOBODY = Fact(why="unobserved")
+FACTS: set[type] = {Fact}
+"""The types of facts, one for each field that is read."""
 _UNREAD = """
 artifacts lifecycle plugins redactions decision offer client frontier checks.own promotion.criteria
 steady.step_us started_by.ids workload.digest outcome.log_tail_sha256 outcome.detail code.message code.branch
@@ -77,7 +79,9 @@ def _item(name: str) -> Any:
 
 def _fact(path: str) -> Any:
     """The type of one fact, `v` being of its field's type."""
-    return msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
+    made = msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
+    FACTS.add(made)
+    return made
 
 
 def _context() -> Any:

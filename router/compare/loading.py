@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from compute_router.compare.decoding import NOBODY, Comparability, Fact, Reason, codec
+from compute_router.compare.decoding import FACTS, NOBODY, Comparability, Fact, Reason, codec
 from compute_router.receipt.building import receipt_id
 from compute_router.receipt.evidence import comparability, evidence
 from compute_router.receipt.schema import RULES, SCHEMA
@@ -122,6 +122,8 @@ class Loaded:
             found = _getters(paths)(self._head.context)
         except AttributeError:
             return tuple(self.fact(path) for path in paths)
+        if FACTS.issuperset(map(type, found)):
+            return found
         # A receipt of older rules has not every field.
         return tuple(fact if isinstance(fact, Fact) else NOBODY for fact in found)
 
