@@ -6,6 +6,7 @@ runs of which less was seen are not held against others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ def _reported(run: Loaded) -> dict[str, Figure]:
     return found
 
 
+@functools.cache
 def _is_rate(name: str, unit: str) -> bool:
     """Whether better means faster. By its unit where it has one, else by its name."""
     name, unit = name.lower(), unit.lower()
