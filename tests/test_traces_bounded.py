@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_caches import COLD, metrics, traced
+from test_caches import COLD, WARM, metrics, traced
 
 from compute_router.supervisor import runs, watcher
 from compute_router.supervisor.observing import caches, compiling, torchtrace
@@ -104,3 +104,22 @@ def test_counters_speak_where_torch_traced_elsewhere(attempt: runs.Attempt) -> N
     assert compiling.seen(look)["programs"] == 3
     found = caches.inductor(look)
     assert found is not None, "Inductor may have been used"
+
+
+def test_ranks_that_compile_the_same_are_one_program_by_either_way(attempt: runs.Attempt) -> None:
+    """Programs, hits and breaks are those of one rank, not of all together."""
+    for rank in (0, 1):
+        traced(folder(attempt), WARM, f"rank_{rank}_x")
+    rows: list[dict[str, Any]] = []
+    for rank in ("0", "1"):
+        rows += [
+            {"e": "start", "id": rank, "pid": 7, "parent": 1, "mono_us": 1},
+            {"e": "import", "id": rank, "name": "torch", "begin_us": 2, "end_us": 3, "ok": True},
+            {"e": "end", "id": rank, "mono_us": 9, "dynamo": {"graphs": 1, "fxgraph_cache_hit": 2}},
+        ]
+    Path(attempt.at("inside.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_trace = compiling.seen(Look(attempt, {}))
+    (folder(attempt) / torchtrace.CUT).touch()
+    by_counters = compiling.seen(Look(attempt, {}))
+    for found in (by_trace, by_counters):
+        assert (found["programs"], found["cache_hits"], found["graph_breaks"]) == (1, 2, 0)
