@@ -111,10 +111,15 @@ def test_however_a_run_ended_that_executed_it_counts(
     assert stands.complete
 
 
-def test_the_stop_rule_of_the_file_holds(router: Router, folder: Path, world: scripted.World) -> None:
+@pytest.mark.parametrize(("rule", "most"), [("stop_after = 1", 1), ("", 3)])
+def test_the_stop_rule_of_the_file_holds(
+    router: Router, folder: Path, world: scripted.World, rule: str, most: int
+) -> None:
     world.ends = Status(state=State.FAILED, exit_code=1, started_us=1, ended_us=2)
-    code, stands = driven(router, begun(router, folder, n=6, more="stop_after = 1"))
-    assert (code, len(stands.failed)) == ("STUDY_STOPPED", 1)
+    code, stands = driven(router, begun(router, folder, n=6, more=rule))
+    failed = [seen.turn.arm for seen in stands.seen if seen.counted]
+    assert code == "STUDY_STOPPED"
+    assert max(failed.count(arm) for arm in failed) == most
 
 
 def test_what_claims_to_belong_and_does_not_is_shown(router: Router, folder: Path, route: Route) -> None:

@@ -118,7 +118,8 @@ class Driver:
                     self._seed(arm, self._next_seeding(arm))
                 seeded = True
             self._turn(turn)
-            self._rule(turn)
+            if turn is not self.plan.turns[-1]:
+                self._rule(turn)
         return Ending(state="over", at_us=_now())
 
     def _rule(self, turn: Turn) -> None:
