@@ -111,11 +111,11 @@ def test_ranks_that_compile_the_same_are_one_program_by_either_way(attempt: runs
     for rank in (0, 1):
         traced(folder(attempt), WARM, f"rank_{rank}_x")
     rows: list[dict[str, Any]] = []
-    for rank in ("0", "1"):
+    for key in ("0", "1"):
         rows += [
-            {"e": "start", "id": rank, "pid": 7, "parent": 1, "mono_us": 1},
-            {"e": "import", "id": rank, "name": "torch", "begin_us": 2, "end_us": 3, "ok": True},
-            {"e": "end", "id": rank, "mono_us": 9, "dynamo": {"graphs": 1, "fxgraph_cache_hit": 2}},
+            {"e": "start", "id": key, "pid": 7, "parent": 1, "mono_us": 1},
+            {"e": "import", "id": key, "name": "torch", "begin_us": 2, "end_us": 3, "ok": True},
+            {"e": "end", "id": key, "mono_us": 9, "dynamo": {"graphs": 1, "fxgraph_cache_hit": 2}},
         ]
     Path(attempt.at("inside.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
     by_trace = compiling.seen(Look(attempt, {}))

@@ -106,7 +106,7 @@ def _by_counters(look: Look) -> Json:
 def _most(look: Look, name: str) -> int:
     """A counter of dynamo in the process that has most of it: ranks compile the same, side by side."""
     rows = [p.groups.get("dynamo", {}) for p in look.inside.processes.values()]
-    return max([row[name] for row in rows if type(row.get(name)) is int] or [0])
+    return max([int(row[name]) for row in rows if type(row.get(name)) is int] or [0])
 
 
 def _whole_steps(xla: Json, jax: Json) -> Json:
