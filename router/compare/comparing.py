@@ -35,7 +35,7 @@ from compute_router.compare.sight import Arm, Run, Sight
 from compute_router.compare.varying import factors, paths_of
 from compute_router.receipt.schema import RULES
 
-__all__ = ["compare"]
+__all__ = ["compare", "count", "summary"]
 
 _STANDINGS = tuple(Standing)
 _OPEN = ("CPU_FALLBACK", "NO_MEASUREMENT")
@@ -71,7 +71,7 @@ def compare(
     ]
     runs = [run for arm in made for run in arm.runs]
     for run in runs:
-        _count(run)
+        count(run)
     notes += _left_out(runs)
     named_vary, late, more = declared(vary, runs)
     notes += more
@@ -105,7 +105,7 @@ def compare(
     return Comparison(
         version=__version__,
         rules=RULES,
-        arms=tuple(_summary(arm) for arm in made),
+        arms=tuple(summary(arm) for arm in made),
         points=tuple(answering.point(run) for run in runs),
         contrasts=tuple(contrasts),
         refusals=tuple(top),
@@ -118,7 +118,7 @@ def compare(
     )
 
 
-def _count(run: Run) -> None:
+def count(run: Run) -> None:
     """Whether a run enters statistics, and why not."""
     one = run.loaded
     if run.seeding:
@@ -332,7 +332,7 @@ def _adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return made
 
 
-def _summary(arm: Arm) -> outcome.Arm:
+def summary(arm: Arm) -> outcome.Arm:
     return outcome.Arm(
         name=arm.name,
         given=len(arm.runs),

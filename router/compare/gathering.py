@@ -133,11 +133,11 @@ def _two(runs: Sequence[Loaded], unread: Sequence[Unread]) -> list[tuple[str, li
     if len(runs) < 2:
         raise InputError(
             f"{'one receipt' if runs else 'no receipt'} is nothing to compare",
-            mend="name two receipts, or two groups with --base and --candidate",
+            mend="name two receipts, or two groups: A B vs C D",
         )
     raise InputError(
         f"{len(runs)} receipts of no study: which of them are the base is not known",
-        mend="say --base RECEIPTS --candidate RECEIPTS, or --by FIELD (backend, hw.observed.sku, ...)",
+        mend="put `vs` between the base and the other, or say --by FIELD (backend, hw.observed.sku, ...)",
     )
 
 
@@ -157,7 +157,7 @@ def _by_field(runs: Sequence[Loaded], by: str) -> list[tuple[str, list[Loaded]]]
     if len(arms) < 2:
         raise InputError(
             f"{by} is the same in all {len(runs)} receipts, which makes one arm",
-            mend="name another field (--by), or two groups with --base and --candidate",
+            mend="name another field (--by), or put `vs` between two groups",
         )
     return list(arms.items())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compute_router import __version__
 from compute_router.compare import answering, judging
 from compute_router.compare.choosing import margin_of
-from compute_router.compare.comparing import _count, _summary
+from compute_router.compare.comparing import count, summary
 from compute_router.compare.gathering import Gathered, place
 from compute_router.compare.outcome import Comparison, Contrast, Result, Standing, Verdict
 from compute_router.compare.planning import N_VERDICT
@@ -29,9 +29,9 @@ def self_check(given: Gathered, *, metric: str | None = None, margin: float | No
     for group in given.arms:
         arm = Arm(group.name, tuple(Run(one, group.name) for one in sorted(group.runs, key=place)))
         for run in arm.runs:
-            _count(run)
+            count(run)
         points += [answering.point(run) for run in arm.runs]
-        arms.append(_summary(arm))
+        arms.append(summary(arm))
         able = arm.counted
         name = metric or next((n for run in able if (n := run.loaded.value("metrics.primary"))), "wall")
         figures = [figure for run in able if (figure := run.figures.get(name)) is not None]
