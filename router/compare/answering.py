@@ -9,6 +9,7 @@ from compute_router.compare import finding
 from compute_router.compare.figures import timing
 from compute_router.compare.outcome import Contrast, Estimate, Metric, Point, Result, Role, Verdict
 from compute_router.compare.sight import Run, Sight
+from compute_router.compare.varying import paths_of
 
 __all__ = ["cannot", "order", "point", "sentence", "study"]
 
@@ -156,7 +157,8 @@ def cannot(
         )
         if primary is not None and sight.metric is not None:
             told.append("That one backend is faster than the other in general.")
-    unset = [name for name in sight.vary if name not in active]
+    differing = {d.field for d in sight.differences}
+    unset = [name for name in sight.vary if name not in active and not differing & set(paths_of((name,)))]
     if unset:
         told.append(f"Anything about {', '.join(unset)}: declared to vary, and alike in both arms.")
     if reasons:

@@ -10,8 +10,11 @@ from typing import Any
 from compute_router.reading import values as v
 from compute_router.reading.keys import Key
 
-__all__ = ["ARM", "ARM_NAME", "MOST_ARMS", "MOST_BLOCKS", "MOST_RUNS", "STUDY"]
+__all__ = ["ARM", "ARM_NAME", "BLOCKS", "MOST_ARMS", "MOST_BLOCKS", "MOST_RUNS", "STUDY"]
 
+BLOCKS = 8
+"""Of a study that does not say. At a noise of 2 %, 6 blocks find a true 5 % in 78 % of studies, 7 in 94 %
+(docs/statistics.md), and an even number gives every arm the same mean position."""
 MOST_BLOCKS, MOST_ARMS, MOST_RUNS = 1000, 26, 10_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
@@ -85,7 +88,7 @@ _SHARED = (
 
 _STUDY = (
     Key("name", "string", "the file's name", '"attention"', "what the study is called", _name),
-    Key("n", "integer", "6", "10", "blocks: runs of each arm", v.count(1, MOST_BLOCKS)),
+    Key("n", "integer", str(BLOCKS), "12", "blocks: runs of each arm", v.count(1, MOST_BLOCKS)),
     Key("margin", "number", "0.02", "0.05", "the difference that matters, as a fraction", _margin),
     Key("seed", "integer", "0", "7", "of the order of runs", v.count(0, 2**53 - 1)),
     Key(

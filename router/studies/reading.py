@@ -19,7 +19,7 @@ from compute_router.reading.build import build
 from compute_router.reading.layers import Layer, parse_toml, shown_path, toml_layer
 from compute_router.reading.locate import locate
 from compute_router.records import digest, plain
-from compute_router.studies.keys import ARM, ARM_NAME, MOST_ARMS, MOST_RUNS, STUDY
+from compute_router.studies.keys import ARM, ARM_NAME, BLOCKS, MOST_ARMS, MOST_RUNS, STUDY
 from compute_router.studies.order import blocks, least_blocks, least_p
 from compute_router.studies.plan import Arm, StudyPlan, Turn
 from compute_router.workload import Kind, Purpose, Workload
@@ -132,7 +132,7 @@ class _Reader:
             )
             for name, workload in workloads.items()
         )
-        n, seed = study.get("n", 6), study.get("seed", 0)
+        n, seed = study.get("n", BLOCKS), study.get("seed", 0)
         turns = [
             Turn(index=index, block=block, arm=names[arm])
             for index, (block, arm) in enumerate(
