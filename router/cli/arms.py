@@ -161,7 +161,10 @@ def _named(cli: Cli, ref: str, notes: list[str]) -> list[Path]:
     try:
         standing = receipts(home, ref)
     except NotFound:
-        return receipts_of(cli, ref)
+        try:
+            return receipts_of(cli, ref)
+        except NotFound as e:
+            raise NotFound(e.what, mend=f"{e.mend}, `route study list` the studies") from e
     notes += [f"run {m.index} of study {ref} ({m.arm}) is missing: {m.why}" for m in standing.missing]
     extra = [path / "receipt.json" for path in standing.extra]
     return [*standing.receipts, *(path for path in extra if path.is_file())]

@@ -104,9 +104,10 @@ class Loaded:
     @property
     def fields(self) -> dict[str, Any]:
         """The value of every field that must be equal, by path, as `evidence.comparability` makes it."""
-        if self._fields is None:
-            self._fields = msgspec.json.decode(self._raw)
-        return self._fields
+        found = self._fields
+        if found is None:
+            found = self._fields = msgspec.json.decode(self._raw, type=dict[str, Any])
+        return found
 
     def fact(self, path: str) -> Fact:
         """The fact at a path of the schema; nobody's where the receipt is older than the field."""
