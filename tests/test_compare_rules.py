@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import planted
 import pytest
@@ -299,6 +300,22 @@ def test_what_is_declared_after_the_study_caps_the_standing() -> None:
     found = compared(specs, vary=("stack",))
     assert only(found).standing is Standing.EXPLORATORY
     assert "after the study was made" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"margin": 0.1}, "the margin was declared after"),
+        ({"olympic": True}, "slowest runs was declared after"),
+    ],
+)
+def test_what_a_study_fixed_is_not_chosen_again_for_a_claim(chosen: dict[str, Any], said: str) -> None:
+    assert only(compared(study(blocks=10))).standing is Standing.CLAIM
+    found = only(compared(study(blocks=10), **chosen))
+    assert found.standing is Standing.EXPLORATORY
+    assert said in " ".join(found.cannot)
+    # The same margin as the study's is no choice.
+    assert only(compared(study(blocks=10), margin=0.02)).standing is Standing.CLAIM
 
 
 def test_a_metric_picked_by_the_reader_caps_the_standing() -> None:

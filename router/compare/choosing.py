@@ -11,7 +11,16 @@ from compute_router.compare.sight import Arm, Run
 from compute_router.compare.varying import paths_of
 from compute_router.errors import InputError
 
-__all__ = ["MARGIN", "blocks_of", "declared", "margin_of", "metric_of", "other_metrics", "pairing_notes"]
+__all__ = [
+    "MARGIN",
+    "blocks_of",
+    "chosen_late",
+    "declared",
+    "margin_of",
+    "metric_of",
+    "other_metrics",
+    "pairing_notes",
+]
 
 MARGIN = 0.02
 
@@ -53,6 +62,18 @@ def margin_of(margin: float | None, runs: Iterable[Run]) -> float:
         if told is not None and 0 < float(told) < 1:
             return float(told)
     return MARGIN
+
+
+def chosen_late(margin: float | None, olympic: bool, runs: Sequence[Run]) -> list[str]:
+    """What the reader chose although the study had fixed it beforehand: each is a choice of answer."""
+    plans = [told for run in runs if (told := run.loaded.value("study.margin")) is not None]
+    in_study = any(run.loaded.value("study.sha256") is not None for run in runs)
+    late = []
+    if margin is not None and any(float(told) != margin for told in plans):
+        late.append("the margin")
+    if olympic and in_study:
+        late.append("leaving out the fastest and the slowest runs")
+    return late
 
 
 def metric_of(base: Arm, candidate: Arm, asked: str | None, claimed: bool) -> tuple[Metric | None, bool]:

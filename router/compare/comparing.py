@@ -11,6 +11,7 @@ from compute_router import __version__
 from compute_router.compare import answering, finding, outcome, refusals, soundness, surfaces
 from compute_router.compare.choosing import (
     blocks_of,
+    chosen_late,
     declared,
     margin_of,
     metric_of,
@@ -76,6 +77,7 @@ def compare(
     named_vary, late, more = declared(vary, runs)
     notes += more
     effective = margin_of(margin, runs)
+    late = [*late, *chosen_late(margin, olympic, runs)]
     top = _top(given, waived)
     contrasts: list[Contrast] = []
     named: list[str] = []
