@@ -60,6 +60,13 @@ def no_study(specs: Study) -> Study:
     return specs
 
 
+def one_after_the_other(specs: Study) -> Study:
+    """The plan says blocks; the clock says that all of the base ran first."""
+    for spec in specs:
+        spec.at_us += 1000 * planted.HOUR * (spec.arm == "candidate")
+    return specs
+
+
 def in_turn(specs: Study) -> Study:
     """All of the base, then all of the candidate, of no study."""
     for number, spec in enumerate(sorted(specs, key=lambda spec: spec.arm)):
@@ -184,6 +191,7 @@ CONFOUNDERS: dict[str, tuple[Plant, str]] = {
     "one run more than planned": (one_extra, "STUDY_INCOMPLETE"),
     "two studies": (two_studies, "STUDY_INCOMPLETE"),
     "not interleaved": (in_turn, "NOT_INTERLEAVED"),
+    "blocks on paper, one arm after the other on the clock": (one_after_the_other, "NOT_INTERLEAVED"),
     "half of it failed": (half_failed, "SUCCESS_DIFFERS"),
     "a longer window": (
         several(measured("steady.n_steps", 150), measured("steady.last_step", 151)),

@@ -72,12 +72,14 @@ def study(runs: Sequence[Run]) -> Mapping[str, str]:
 
 def order(sight: Sight) -> str:
     """In which order the runs of two arms were made."""
-    if sight.blocks:
-        return f"interleaved, {sight.blocks} blocks"
-    starts = [[run.loaded.value("outcome.started_us") for run in arm.counted] for arm in sight.arms]
-    if not all(starts) or any(at is None for each in starts for at in each):
-        return "unknown"
+    planned = f"{sight.blocks} blocks" if sight.blocks else ""
+    times = [[finding.by_client(run) for run in arm.counted] for arm in sight.arms]
+    starts = [[at[0] for at in each if at is not None] for each in times]
+    if not all(starts) or [len(each) for each in starts] != [len(each) for each in times]:
+        return f"planned in {planned}" if planned else "unknown"
     share = finding.earlier_share(starts[0], starts[1])
+    if planned and finding.APART > share > 1 - finding.APART:
+        return f"interleaved, {planned}"
     if share >= finding.APART:
         return "base first"
     return "candidate first" if share <= 1 - finding.APART else "mixed"

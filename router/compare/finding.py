@@ -215,23 +215,31 @@ def study(sight: Sight) -> str:
 
 
 def order(sight: Sight) -> str:
-    if sight.blocks or min(len(arm.counted) for arm in sight.arms) < 2:
+    if min(len(arm.counted) for arm in sight.arms) < 2:
         return ""
-    starts = [[run.loaded.value("outcome.started_us") for run in arm.counted] for arm in sight.arms]
-    if any(at is None for each in starts for at in each):
-        return "when the runs started is not known of all of them"
+    # Blocks are what was planned; when the runs really started decides.
+    times = [[by_client(run) for run in arm.counted] for arm in sight.arms]
+    known = [[at for at in each if at is not None] for each in times]
+    if known != times:
+        return "" if sight.blocks else "when the runs started is not known of all of them"
+    starts = [[begun for begun, _ in each] for each in known]
     share = earlier_share(starts[0], starts[1])
     if APART > share > 1 - APART:
         return ""
     first, last = ("base", "candidate") if share >= APART else ("candidate", "base")
-    ends = [
-        run.loaded.value("outcome.ended_us") or 0
-        for run in (sight.base if first == "base" else sight.candidate).counted
-    ]
-    wholly = max(ends) <= min(starts[1] if first == "base" else starts[0])
-    if wholly:
+    at = 0 if first == "base" else 1
+    if max(ended for _, ended in known[at]) <= min(starts[1 - at]):
         return f"all {first} runs ended before the first {last} run; drift cannot be told apart"
     return f"nearly all {first} runs started before the {last} runs; drift cannot be told apart"
+
+
+def by_client(run: Run) -> tuple[int, int] | None:
+    """When a run started and ended, by the clock of the client: those of machines may be hours apart."""
+    begun, ended = run.loaded.value("outcome.started_us"), run.loaded.value("outcome.ended_us")
+    if begun is None:
+        return None
+    offset = int(run.loaded.value("clock.offset_us") or 0)
+    return int(begun) - offset, int(ended or 0) - offset
 
 
 def earlier_share(base: Sequence[int], candidate: Sequence[int]) -> float:
