@@ -16,6 +16,9 @@ from boards import element, printed, tool, topology, uuid
 from conftest import ROUTE, Route
 from recording import PLAIN, Env, fact, receipt_of, recorder, run_of, script, until
 
+from compute_router.backend import Surface
+from compute_router.recording.launchers import find
+
 TRAPS = """#!/bin/sh
 trap 'echo saving; sleep 0.1; exit {code}' TERM
 echo ready; touch up
@@ -415,3 +418,19 @@ def test_the_end_of_a_run_ends_what_was_recorded_inside(folder: Path, home: Path
 
 def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "surface"),
+    [
+        ({"TERM": "xterm"}, "shell", Surface.LOCAL),
+        ({"TERM": "xterm", "TMUX": "/tmp/t"}, "tmux", Surface.LOCAL),
+        ({"TERM": "xterm", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "ssh", None),
+        ({"TERM": "xterm", "TMUX": "/tmp/t", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "tmux", None),
+        ({"SLURM_JOB_ID": "7", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "slurm", Surface.CLUSTER),
+    ],
+)
+def test_a_login_by_ssh_does_not_say_where_it_leads(environ: Env, name: str, surface: Surface | None) -> None:
+    found = find({k: v for k, v in environ.items() if v is not None}, container=False)
+    assert (found.name, found.surface) == (name, surface)
+    assert bool(found.why) is (surface is None)

@@ -65,7 +65,7 @@ LAUNCHERS: tuple[Launcher, ...] = (
     Launcher("tmux", ("TMUX",), ("TMUX_PANE",), Surface.LOCAL),
     Launcher("screen", ("STY",), ("STY", "WINDOW"), Surface.LOCAL),
     # Where somebody came from is nobody's business, so no id is kept of an SSH login.
-    Launcher("ssh", ("SSH_CONNECTION",), (), Surface.LOCAL),
+    Launcher("ssh", ("SSH_CONNECTION",), ()),
     Launcher("shell", ("TERM",), (), Surface.LOCAL),
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "TORCHELASTIC_RUN_ID")
@@ -109,9 +109,11 @@ def _surface(chain: list[Launcher]) -> tuple[Surface | None, str]:
         # A run around this one says itself where it is; only a cluster around both is beyond doubt.
         cluster = next((launcher for launcher in chain[1:] if launcher.surface is _C), None)
         return (_C, "") if cluster else (None, "the receipt of the run around it tells")
-    if chain and chain[0].surface is not None:
+    # Somebody came here from another machine: this may be a workstation as well as a reserved host.
+    remote = chain and chain[0].surface is Surface.LOCAL and any(one.name == "ssh" for one in chain)
+    if chain and chain[0].surface is not None and not remote:
         return chain[0].surface, ""
-    name = chain[0].name if chain else "nothing"
+    name = "ssh" if remote else chain[0].name if chain else "nothing"
     return None, f"{name} does not tell what sort of place this is; --surface does"
 
 
