@@ -7,37 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import Route
-
-SCRIPT = """\
-# /// script
-# [tool.route]
-# kind = "bench"
-# purpose = "benchmark"
-# framework = "none"
-# [tool.route.metrics]
-# primary = "speed"
-# [tool.route.fields]
-# dtype = "float64"
-# deterministic = true
-# ///
-import sys
-import route_report
-for step in range(6):
-    route_report.step(step, step_us=1000, speed=float(sys.argv[1]))
-"""
-
-
-@pytest.fixture
-def two(route: Route, folder: Path, home: Path) -> list[Path]:
-    """The receipts of two runs that differ in their arguments."""
-    (folder / "work.py").write_text(SCRIPT)
-    for speed in ("10", "20"):
-        assert route("run", "work.py", "--", speed).returncode == 0
-    found = sorted((home / "runs").glob("*/receipt.json"), key=lambda path: path.stat().st_mtime)
-    assert len(found) == 2
-    return found
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from compute_router import __version__
-from compute_router.compare import answering, finding, outcome, refusals, soundness, surfaces
+from compute_router.compare import answering, outcome, refusals, soundness, surfaces
 from compute_router.compare.choosing import (
     blocks_of,
     chosen_late,
@@ -32,6 +32,8 @@ from compute_router.compare.outcome import (
     Standing,
     Verdict,
 )
+from compute_router.compare.planning import N_VERDICT
+from compute_router.compare.planning import standing as best_standing
 from compute_router.compare.sight import Arm, Run, Sight
 from compute_router.compare.varying import factors, paths_of
 from compute_router.receipt.schema import RULES
@@ -290,10 +292,11 @@ def _standing(
             standing = Standing.EXPLORATORY if cls == "exploratory" else Standing.ANECDOTE
             caps.append((standing, f"{len(runs)} receipts are {cls} ({', '.join(reasons[:4])})"))
     n = sight.blocks or min(len(arm.counted) for arm in sight.arms)
-    if n < 2:
-        caps.append((Standing.ANECDOTE, "one run of an arm is an anecdote"))
-    elif n < finding.SEVERAL:
-        caps.append((Standing.EXPLORATORY, f"{n} runs of an arm are fewer than {finding.SEVERAL}"))
+    if n < N_VERDICT:
+        few = (
+            "one run of an arm is an anecdote" if n < 2 else f"{n} runs of an arm are fewer than {N_VERDICT}"
+        )
+        caps.append((best_standing(n), few))
     for refusal in found:
         if refusal.waived:
             caps.append((Standing.EXPLORATORY, f"{refusal.code} was waived: {refusal.because}"))

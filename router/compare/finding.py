@@ -9,13 +9,12 @@ from typing import Any
 from compute_router.compare import surfaces
 from compute_router.compare.figures import DERIVED
 from compute_router.compare.outcome import Difference, Role
+from compute_router.compare.planning import N_VERDICT
 from compute_router.compare.sight import Run, Sight
 
 COLD = ("startup.class", "cache")
 KERNEL = ("kernel.observed",)
 METRIC = ("metrics.primary", "metrics.values")
-SEVERAL = 6
-"""Runs of an arm, or pairs, at which the interval is finite whatever they are."""
 APART = 0.9
 """Share of pairs of runs in which the one arm came first, from which the order is no interleaving."""
 
@@ -167,13 +166,13 @@ def kernel(sight: Sight) -> str:
 
 def few(sight: Sight) -> str:
     if sight.blocks:
-        if sight.blocks >= SEVERAL:
+        if sight.blocks >= N_VERDICT:
             return ""
-        return f"{sight.blocks} pairs; a verdict needs at least {SEVERAL}"
+        return f"{sight.blocks} pairs; a verdict needs at least {N_VERDICT}"
     one, other = (len(arm.counted) for arm in sight.arms)
-    if min(one, other) >= SEVERAL:
+    if min(one, other) >= N_VERDICT:
         return ""
-    return f"{one} and {other} runs; a verdict needs at least {SEVERAL} of each arm"
+    return f"{one} and {other} runs; a verdict needs at least {N_VERDICT} of each arm"
 
 
 def study(sight: Sight) -> str:
