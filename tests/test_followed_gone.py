@@ -41,10 +41,12 @@ def orphaned(place: Place) -> tuple[Any, str, int, int]:
     run_id = place.submit(link, shell("sleep 60"))
     link.start(run_id)
     attempt, work = place.attempt(run_id), place.read(run_id, "exec.json")
-    until(lambda: holders(attempt, "watch.lock"))
+    beat = attempt / "heartbeat.json"
+    until(beat.exists)
     kill(holders(attempt, "sup.lock") + holders(attempt, "watch.lock"))
-    # Each look gives it a watcher if it has none.
-    until(lambda: link.status(run_id)["state"] == "orphaned" and holders(attempt, "watch.lock"))
+    beat.unlink()
+    # Each look gives it a watcher if it has none; one that beats has read all that it reads of the records.
+    until(lambda: link.status(run_id)["state"] == "orphaned" and beat.exists())
     [watcher] = holders(attempt, "watch.lock")
     return link, run_id, work["pid"], watcher
 
