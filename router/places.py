@@ -14,10 +14,12 @@ import msgspec
 from compute_router import errors
 from compute_router.backend import Backend, Health, NoOffer
 from compute_router.gather import gather, healths
+from compute_router.machines.entry import read_entries
 from compute_router.planning import Plan
 from compute_router.policy import History, Limits
 from compute_router.reading import verify
 from compute_router.recording import RECORDED
+from compute_router.records import plain
 from compute_router.starting import guarded
 from compute_router.workload import Workload
 
@@ -44,6 +46,10 @@ class Places:
         if cls is None:
             raise self._none_such("backend", name, self.registry.backends())
         table = {**self.config.backend(name), **(workload.backend.get(name, {}) if workload else {})}
+        if "machines" in {field.name for field in msgspec.structs.fields(cls.Settings)}:
+            # They stand in a table of their own, for several backends may reach them.
+            entries = read_entries(self.config.machines, self.config.origins)
+            table["machines"] = {n: plain(entry) for n, entry in entries.items()}
         at = (name, json.dumps(table, sort_keys=True, default=str))
         if at not in self._made:
             try:

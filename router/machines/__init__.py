@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend, Stream
+from compute_router.machines.entry import MachineEntry
 
-__all__ = ["Interpreter", "Machine", "MachineBackend", "Stream"]
+__all__ = ["Interpreter", "Machine", "MachineBackend", "MachineEntry", "Stream"]

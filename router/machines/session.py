@@ -35,10 +35,10 @@ UNSEEN = 1 << 15
 
 @functools.cache
 def _supervisor() -> tuple[str, str, bytes]:
-    """BOOT, the digest of the bundle, and the bundle."""
-    from compute_router.supervisor.boot import BOOT, bundle
+    """BOOT as one line, the digest of the bundle, and the bundle."""
+    from compute_router.supervisor.boot import bundle, one_line
 
-    return BOOT, *bundle()
+    return one_line(), *bundle()
 
 
 class Session:

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Tuple
 
-__all__ = ["BOOT", "bundle"]
+__all__ = ["BOOT", "bundle", "one_line"]
 
 # Kept tiny: it travels with every opening. It must parse on any Python 3, so that one that is too
 # old can be told so; and it reads the hello byte-exactly, since what follows belongs to the server.
@@ -80,6 +80,14 @@ def main():
     main(hello, buf)
 main()
 """
+
+
+def one_line() -> str:
+    """BOOT as one line that every shell takes as it stands between single quotes."""
+    import binascii
+
+    text = binascii.b2a_base64(BOOT.encode(), newline=False).decode()
+    return 'import binascii;exec(binascii.a2b_base64("%s"))' % text
 
 
 def bundle() -> Tuple[str, bytes]:
