@@ -16,7 +16,7 @@ from compute_router.reading.layers import Layer, merge, parse_toml, shown_path, 
 from compute_router.reading.locate import Lines, line_of, locate
 from compute_router.reading.place import git_root
 
-__all__ = ["Config", "load_config"]
+__all__ = ["Config", "load_config", "own_path"]
 
 SECTIONS = ("workload", "profiles", "backends", "machines", "plugins", "policy", "rules")
 """Keys of a configuration file besides those of `[tool.route]`."""
@@ -87,6 +87,13 @@ def load_config(start: Path) -> Config:
     for path in dict.fromkeys(found):
         config = _over(config, _read(path, start))
     return config
+
+
+def own_path() -> Path:
+    """Where the user's own `config.toml` is or would be; `ROUTE_CONFIG` names another."""
+    if named := os.environ.get("ROUTE_CONFIG"):
+        return Path(os.path.abspath(os.path.expanduser(named)))
+    return _own_folder() / "config.toml"
 
 
 def _own_file() -> Path | None:
