@@ -53,14 +53,19 @@ class LocalMachine(Machine):
 
 
 def open_command(
-    command: Sequence[str], *, environ: Mapping[str, str] | None = None, kept: Sequence[int] = ()
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    kept: Sequence[int] = (),
+    lost: int | None = None,
 ) -> LocalStream:
     """Start a command of this computer and return its two ends: `ssh box ...`, `docker exec -i box ...`.
 
     It runs in a session of its own, so that a Ctrl-C in the terminal does not reach it, and goes on
     when its stream is closed. What it complains about on standard error becomes the reason of
     `Broken` if it ends without a word. It gets `environ` (default: this process's own, without
-    ROUTE_HOME) and the descriptors `kept`. Raises `Unavailable` when it did not run.
+    ROUTE_HOME) and the descriptors `kept`. `lost` is the status by which it says that it lost its
+    connection. Raises `Unavailable` when it did not run.
     """
     if environ is None:
         environ = _environ()
@@ -90,7 +95,7 @@ def open_command(
         ) from e
     finally:
         theirs.close()
-    return LocalStream(process, ours, complaints)
+    return LocalStream(process, ours, complaints, lost)
 
 
 def _environ() -> dict[str, str]:
@@ -112,8 +117,11 @@ class LocalStream:
     """The two ends of one command here; see `Stream`. A socket, because a shutdown from another thread
     ends a read that waits, which closing a pipe does not."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], ours: socket.socket, complaints: int, lost: int | None = None
+    ) -> None:
         self._process = process
+        self._lost = lost
         self._socket = ours
         self._complaints = complaints
         self._closed = False
@@ -138,7 +146,7 @@ class LocalStream:
         with contextlib.suppress(OSError):
             text = os.pread(self._complaints, 4096, max(0, os.fstat(self._complaints).st_size - 4096))
         lines = text.decode("utf-8", "replace").strip().splitlines()
-        if not lines and not self._silent:
+        if not lines and not self._silent and (status is None or status != self._lost):
             return ""
         return f"it ended with status {status}" + (f": {lines[-1][:300]}" if lines else "")
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSSHMachine", "scan_by_ssh"]
 
+LOST = 255
+"""What ssh ends with when it is its own end, not that of the command."""
 KEPT = 60
 """Seconds that the shared connection stays after its last command."""
 
@@ -37,7 +39,8 @@ class OpenSSHMachine(Machine):
         options = [*_options(self.name, self.entry, min(deadline, 10.0)), *self._shared()]
         if not os.path.exists(_socket(self.name, self.entry)):
             self._connect(options, deadline)
-        return open_command([*_ssh(), *options, *_target(self.entry), "exec " + shlex.join(argv)])
+        words = [*_ssh(), *options, *_target(self.entry), "exec " + shlex.join(argv)]
+        return open_command(words, lost=LOST)
 
     def _shared(self) -> list[str]:
         said = (
@@ -132,7 +135,12 @@ def _options(name: str, entry: MachineEntry, timeout: float) -> list[str]:
         "LogLevel": "ERROR",
     }
     words = [word for key, value in said.items() for word in ("-o", f"{key}={value}")]
-    return [*words, *(("-i", os.path.expanduser(entry.identity)) if entry.identity else ())]
+    if entry.identity:
+        file = os.path.expanduser(entry.identity)
+        # Of a key that is in the agent alone ssh wants the public half; others would only be too many.
+        there = os.path.exists(file) or not os.path.exists(f"{file}.pub")
+        words += ["-i", file if there else f"{file}.pub", "-o", "IdentitiesOnly=yes"]
+    return words
 
 
 def _socket(name: str, entry: MachineEntry) -> str:

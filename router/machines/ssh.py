@@ -149,6 +149,8 @@ class SSHStream:
         self._ended = True
         status = self.exit_status(1.0)
         self._listen()
+        if status == 0 and not self._silent:
+            return b""
         lines = self._complaint.decode("utf-8", "replace").strip().splitlines()
         if lines or self._silent or status is None:
             said = f": {lines[-1][:300]}" if lines else ""
