@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from ssh_machines import entry_of, pin_all
 from sshd import Sshd, keygen
@@ -156,16 +157,12 @@ def test_a_key_of_several_is_asked_for_by_the_kind_that_is_pinned(
         entry = entry_of(both, tmp_path / "root")
         [key] = scan("h1", entry)
         words = Path(f"{rsa}.pub").read_text().split()
-        pin("h1", [type(key)(**{**_fields(key), "type": words[0], "line": " ".join(words[:2])})])
+        pin("h1", [msgspec.structs.replace(key, type=words[0], line=" ".join(words[:2]))])
         machine = reach("h1", entry)
         machines.append(machine)
         assert said(machine, "echo", "in") == b"in\n"
     finally:
         both.kill()
-
-
-def _fields(key: object) -> dict[str, object]:
-    return {name: getattr(key, name) for name in key.__struct_fields__}  # type: ignore[attr-defined]
 
 
 @BOTH
