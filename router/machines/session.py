@@ -29,6 +29,9 @@ from compute_router.machines.framing import Decoder, Frame, Greeting, encode
 __all__ = ["Resend", "Session", "Sessions", "refusal"]
 
 PIECE = 1 << 18
+UNREACHED = 18.0
+"""Seconds after which a machine that does not answer at all is called unreachable."""
+LEAST = 4.0  # seconds that an opening may take, whatever was spent before
 UNSEEN = 1 << 15
 """Bytes that any transport takes without waiting for the other side to read."""
 
@@ -49,13 +52,14 @@ class Session:
     request may then have been carried out.
     """
 
-    patience = 20.0
-    """Seconds without a single byte from the other side after which the stream counts as broken."""
+    patience = 12.0
+    """Seconds without a byte from the other side after which the stream counts as broken."""
     opening = 20.0
     """Seconds the opening of a machine may take."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, opening: float | None = None) -> None:
         self.machine = machine
+        self.opening = min(opening or self.opening, self.opening)
         self.broken = False
         self.used = 0
         self.clock: tuple[int, int] | None = None
@@ -273,10 +277,10 @@ class Sessions:
             self._keep(Session(self.machine))
 
     @contextlib.contextmanager
-    def use(self, *, fresh: bool = False) -> Iterator[Session]:
-        """A session for the length of the block; kept for the next one if it is still usable."""
+    def use(self, *, fresh: bool = False, opening: float | None = None) -> Iterator[Session]:
+        """A session for the length of the block, kept for the next one; opened within `opening` seconds."""
         session = None if fresh else self._take()
-        session = session or Session(self.machine)
+        session = session or Session(self.machine, opening)
         session.used += 1
         try:
             yield session
@@ -316,10 +320,12 @@ class Sessions:
 
     def ask(self, op: str, body: bytes = b"", **fields: Any) -> Frame:
         """Ask something that may be asked twice. Raises `Unavailable` when no answer can be had."""
+        until = time.monotonic() + UNREACHED
         for _ in range(2):
             again = False
             try:
-                with self.use() as session:
+                # An idle connection that had died unseen is no reason to take twice as long.
+                with self.use(opening=max(LEAST, until - time.monotonic())) as session:
                     again = session.used > 1  # an idle stream may have died unseen
                     return session.ask(op, body, **fields)
             except Broken as e:
