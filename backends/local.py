@@ -110,6 +110,10 @@ class LocalBackend(MachineBackend):
             "sentence": sentence,
         }
 
+    def keeps(self) -> int:
+        # Nobody else comes to a root in the router's own folder.
+        return 0 if self.settings.root is None else super().keeps()
+
     def leases(self, offer: Offer) -> Sequence[str]:
         return (EXCLUSIVE,) if self.settings.exclusive else ()
 

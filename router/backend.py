@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from compute_router.beyond import Beyond, Kept, Shell, There
 from compute_router.errors import Unavailable
 from compute_router.records import Record
 from compute_router.workload import Framework, Role, Workload
@@ -32,17 +33,20 @@ __all__ = [
     "Hardware",
     "Health",
     "HealthCheck",
+    "Kept",
     "NoOffer",
     "Offer",
     "Power",
     "Quote",
     "RoleState",
+    "Shell",
     "Source",
     "StartClass",
     "State",
     "Status",
     "Submission",
     "Surface",
+    "There",
 ]
 
 
@@ -290,7 +294,8 @@ class Submission:
 
     `key` is the idempotency key: the run id, unless the user gave one; then `id` is made from it
     (the same key always gives the same id). `wait_us` is how long a busy place may be waited for
-    (0 = not at all, None = for ever).
+    (0 = not at all, None = for ever). `records` are lines of JSON, at most 1 MiB and without secrets,
+    that a backend may leave beside the run: `kept` gives them to another client.
     """
 
     id: str
@@ -301,10 +306,14 @@ class Submission:
     snapshot: Snapshot
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     wait_us: int | None = 0
+    records: bytes = dataclasses.field(default=b"", repr=False)
 
 
-class Backend(ABC):
-    """A way to run workloads. One instance serves one process and may be called from several threads."""
+class Backend(Beyond, ABC):
+    """A way to run workloads. One instance serves one process and may be called from several threads.
+
+    What it may do beyond this, with defaults: `compute_router.beyond.Beyond`.
+    """
 
     name: ClassVar[str]
     surface: ClassVar[Surface]
@@ -324,10 +333,6 @@ class Backend(ABC):
     def offers(self, workload: Workload) -> Sequence[Offer | NoOffer]:
         """What could run `workload` now. Reads only and spends nothing; core calls it in a thread with
         a deadline of 10 s. May raise `Unavailable` or `CredentialsError`; both become a NoOffer."""
-
-    def expect(self, offer: Offer) -> None:  # noqa: B027 - doing nothing is a right answer
-        """A submission to `offer` is likely within moments: connect in the background if that helps.
-        Returns at once, never raises, starts nothing. This default does nothing."""
 
     @abstractmethod
     def submit(self, submission: Submission) -> Handle:
@@ -386,15 +391,3 @@ class Backend(ABC):
     @abstractmethod
     def cleanup(self, handle: Handle) -> None:
         """After a final state and fetch: free what the run holds. Repeatable; then nothing bills."""
-
-    def quote(self, workload: Workload, offer: Offer) -> Quote | None:
-        """The price of `offer`, frozen in the receipt. None = no price is known."""
-        return offer.quote
-
-    def cost(self, handle: Handle) -> Cost | None:
-        """What the run cost, once it is final. None = not known."""
-        return None
-
-    def noticed(self, handle: Handle) -> Mapping[str, int]:
-        """What was measured here (docs/writing-a-backend.md, "Measured by the client"). Never raises."""
-        return {}

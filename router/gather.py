@@ -13,7 +13,7 @@ from compute_router.backend import Backend, Health, NoOffer, Offer
 from compute_router.errors import RouteError
 from compute_router.workload import Workload
 
-__all__ = ["DEADLINE", "gather", "healths"]
+__all__ = ["DEADLINE", "gather", "healths", "side_by_side"]
 
 DEADLINE = 10.0
 """Seconds a backend may take to answer."""
@@ -21,7 +21,7 @@ DEADLINE = 10.0
 T = TypeVar("T")
 
 
-def _side_by_side(calls: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, T | BaseException]:
+def side_by_side(calls: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, T | BaseException]:
     """Call all, each in a thread of its own; whoever is late is left out.
 
     Daemon threads, not a pool: a backend that hangs must not hold the process at its end.
@@ -58,7 +58,7 @@ def gather(
     """Every backend's offers, sorted by backend and id. A backend that fails, is late or has nothing
     to say still stands in the list, as a NoOffer with the reason. Never raises for a backend."""
     calls = {name: functools.partial(b.offers, workload) for name, b in backends.items()}
-    got = _side_by_side(calls, deadline)
+    got = side_by_side(calls, deadline)
     found: list[Offer | NoOffer] = []
     for name in sorted(backends):
         answer = got.get(name)
@@ -115,7 +115,7 @@ def _checked(name: str, answer: object) -> list[Offer | NoOffer]:
 
 def healths(backends: Mapping[str, Backend], *, deadline: float = DEADLINE) -> list[Health]:
     """Every backend's health, sorted by name; one that fails or is late is not healthy. Never raises."""
-    got = _side_by_side({name: b.health for name, b in backends.items()}, deadline)
+    got = side_by_side({name: b.health for name, b in backends.items()}, deadline)
     found: list[Health] = []
     for name in sorted(backends):
         answer = got.get(name)

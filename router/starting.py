@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from compute_router import errors
+from compute_router.adopting import records_of
 from compute_router.backend import Backend, Handle, Offer, Submission
 from compute_router.records import Record
 
@@ -135,6 +136,7 @@ def start(
             snapshot=snapshot,
             secrets=secrets,
             wait_us=decision.limits.wait_us,
+            records=records_of(run),
         )
         try:
             handle = _submit(backend, submission)

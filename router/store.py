@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,8 +19,8 @@ from compute_router.durable import PART, fsync_folder, write_beside
 from compute_router.errors import Conflict, InputError, NotFound, StoreError
 from compute_router.home import default_home, fault, identity, prepare, restore_identity, runs_of
 from compute_router.index import Index, folders, list_runs
-from compute_router.records import encode
-from compute_router.rows import Row, accelerator, is_run_id, load, settled_row
+from compute_router.records import encode, key_run_id
+from compute_router.rows import Row, accelerator, is_run_id, load, row_of, settled_row
 from compute_router.runfolder import NAMES, RunFolder
 from compute_router.workload import Workload
 
@@ -67,12 +68,19 @@ class Store:
     # Runs
 
     def create(
-        self, run_id: str, workload: Workload, *, key: str, labels: Mapping[str, str] | None = None
+        self,
+        run_id: str,
+        workload: Workload,
+        *,
+        key: str,
+        labels: Mapping[str, str] | None = None,
+        records: Mapping[str, Any] | None = None,
     ) -> RunFolder:
         """The folder of run `run_id`, made if it is not there; its appearance is the commit point.
 
         May be repeated: with the same workload (by digest) it returns the folder that is there.
-        Raises `Conflict` if that one holds another workload.
+        `records` are there with it from the first moment: those of a run that was submitted
+        elsewhere. Raises `Conflict` if that one holds another workload.
         """
         if not is_run_id(run_id):
             raise InputError(
@@ -81,7 +89,7 @@ class Store:
         self.writable()
         final = self.runs / run_id
         if not final.exists():
-            self._make(final, workload, key, dict(labels or {}))
+            self._make(final, workload, key, dict(labels or {}), records or {})
         run = RunFolder(self, run_id)
         there = run.read("workload", Workload)
         if there is None:
@@ -93,7 +101,9 @@ class Store:
             )
         return run
 
-    def _make(self, final: Path, workload: Workload, key: str, labels: dict[str, str]) -> None:
+    def _make(
+        self, final: Path, workload: Workload, key: str, labels: dict[str, str], records: Mapping[str, Any]
+    ) -> None:
         data = msgspec.to_builtins(workload)
         now = time.time_ns() // 1000
         asked = accelerator(data)
@@ -108,6 +118,7 @@ class Store:
             "purpose": workload.purpose.value,
             "accelerator": asked,
             "labels": labels,
+            **records.get("run", {}),
         }
         beside = self.runs / f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}{PART}"
 
@@ -124,8 +135,8 @@ class Store:
 
         try:
             beside.mkdir(mode=0o700)
-            for name, record in (("workload.json", workload), ("run.json", begun)):
-                os.replace(write_beside(beside, name, encode(record)), beside / name)
+            for name, record in {**records, "workload": workload, "run": begun}.items():
+                os.replace(write_beside(beside, f"{name}.json", encode(record)), beside / f"{name}.json")
             fsync_folder(beside)
             # The row comes first, so that no run can be there without one.
             row = Row(
@@ -149,6 +160,9 @@ class Store:
             )
             if self.index.add(row, appear) != (True, True):
                 self._settle(final)
+            elif records and (made := row_of(final, msgspec.json.decode)) is not None:
+                names = ("created_us", "backend", "surface", "state", "attempt", "policy")
+                self.index.change(final.name, {name: getattr(made, name) for name in names})
         except OSError as e:
             raise fault(e, final, self.home) from e
         except (ValueError, UnicodeEncodeError) as e:
@@ -167,8 +181,9 @@ class Store:
             self.notice(f"{e.what}; `route ps` may lag behind")
 
     def open(self, ref: str) -> RunFolder:
-        """The run that `ref` means: an id, a prefix of one of at least four characters, `latest`,
-        `latest~2` (two before it), or the newest run of that name. Raises `NotFound` with the nearest."""
+        """The run that `ref` means: an id, a prefix of one of at least four characters, `latest`, `latest~2`
+        (two before it), the newest run of that name, or the run of that key. Raises `NotFound` with the
+        nearest."""
         ref = ref.strip()
         low = ref.lower()
         if is_run_id(low) and (self.runs / low).is_dir():
@@ -187,6 +202,8 @@ class Store:
         named = self.list(limit=1, name=ref)
         if named:
             return RunFolder(self, named[0].id)
+        if not found and (keyed := self._keyed(ref)):
+            return RunFolder(self, keyed)
         if found:
             more = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
             raise NotFound(f"{ref!r} is the beginning of several runs", mend=f"write more of it: {more}")
@@ -198,6 +215,13 @@ class Store:
         query = "SELECT id FROM runs WHERE id >= ? AND id < ? ORDER BY id LIMIT 8"
         rows = self.index.read(lambda c: c.execute(query, (text, text + "~")).fetchall())
         return [str(r[0]) for r in rows if (self.runs / str(r[0])).is_dir()]
+
+    def _keyed(self, key: str) -> str:
+        try:
+            run_id = key_run_id(key)
+        except UnicodeEncodeError:  # a file name that is no text cannot have been a key
+            return ""
+        return run_id if (self.runs / run_id).is_dir() else ""
 
     def _nearest(self, ref: str) -> str:
         rows = self.list(limit=500)

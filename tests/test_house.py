@@ -95,7 +95,7 @@ LAYERS = [
     {"errors", "entrypoints"},
     {"records"},
     {"workload"},
-    {"backend", "policy", "hookspecs", "machines.contract"},
+    {"backend", "beyond", "policy", "hookspecs", "machines.contract"},
 ]
 
 

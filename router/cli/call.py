@@ -32,8 +32,19 @@ class Cli:
         return Router(plugins=self.plugins)
 
     def folder(self, ref: str) -> RunFolder:
-        """The run that `ref` names: an id, the start of one, `latest` or a workload's name."""
-        return self.router.store.open(ref)
+        """The run that `ref` names: an id, the start of one, `latest`, a workload's name, a key. One that
+        this store does not know is sought at all places by its id or key, and adopted."""
+        from compute_router.errors import NotFound
+
+        try:
+            return self.router.store.open(ref)
+        except NotFound:
+            from compute_router.adopting import found
+
+            self.out.busy("asking the places for it")
+            run = found(self.router, ref)
+            self.out.stage("adopted", f"run {run.id}, found at {run.about['adopted']['place']}")
+            return run
 
     def tell_warnings(self) -> None:
         """Print what could not be loaded, each thing once; loads nothing by itself."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from compute_router.backend import Backend, Handle, Offer, Status, Submission
+from compute_router.backend import Backend, Handle, Kept, Offer, Status, Submission, There
 from compute_router.errors import Rejected, RouteError
 from compute_router.records import Record
 from compute_router.workload import Workload
@@ -139,6 +139,11 @@ class MachineBackend(Backend):
         """Named leases a run on `offer` holds while it is there, besides those of its devices."""
         return ()
 
+    def keeps(self) -> int:
+        """Microseconds for which the outputs of a run stay on its machine once a client has collected
+        them, for another client; they give way earlier where room gets scarce. A day."""
+        return 86_400_000_000
+
     def in_place(self, submission: Submission) -> Mapping[str, Any] | None:
         """Where and how a command is observed that another launcher started; None = it is staged here."""
         return None
@@ -178,3 +183,14 @@ class MachineBackend(Backend):
 
     def cleanup(self, handle: Handle) -> None:
         self._running.cleanup(handle)
+
+    def kept(self, ref: str) -> Kept | None:
+        from compute_router.machines.others import kept
+
+        return kept(cast("Any", self), cast("Any", self._running), ref)
+
+    def there(self) -> Sequence[There]:
+        from compute_router.machines.others import there
+
+        found: Sequence[There] = there(cast("Any", self), cast("Any", self._running))
+        return found

@@ -27,6 +27,7 @@ from compute_router.errors import (
     Unavailable,
 )
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
+from compute_router.machines.others import client, keep
 from compute_router.machines.session import Resend, Session, Sessions
 from compute_router.machines.shipping import finish, ship
 from compute_router.machines.specification import specification
@@ -136,6 +137,8 @@ class Running:
         pending: Sequence[str],
         interpreter: Interpreter,
     ) -> Status:
+        handle = self._handle(submission.id, submission.key, submission.attempt, session.machine)
+        keep(session, submission, handle)
         session.send(
             "start",
             json.dumps(secrets).encode(),
@@ -350,8 +353,8 @@ class Running:
         """Remove the run's files on the machine; its records stay. Silent if they are gone."""
         with contextlib.suppress(HandleLost):
             sessions = self._of(handle)
-            sessions.ask("collected", run_id=handle.run_id, receipt_id=None)
-            sessions.ask("cleanup", run_id=handle.run_id)
+            sessions.ask("collected", run_id=handle.run_id, receipt_id=None, by=client(self._backend.home))
+            sessions.ask("cleanup", run_id=handle.run_id, keep_us=self._backend.keeps())
 
 
 def _told(statuses: Any, run_id: str) -> Status | None:

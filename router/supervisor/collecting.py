@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from . import closing, files, machine, masking, names, starting, truth, wire
+from . import closing, files, machine, masking, names, retaining, starting, truth, wire
 from . import manifest as listing
 from .runs import Run
 from .wire import Fault, Gone
@@ -78,12 +78,16 @@ def manifest(run: Run, stream: Wire, head: Json, body: bytes) -> Json:
         "sha256": done["measured_sha256"],
         "role": "measured",
     }
-    return {
+    told = {
         "attempt": attempt.number,
         "files": [*listed["files"], own],
         "skipped": listed["skipped"],
         "truncated": listed["truncated"],
     }
+    if mark := retaining.mark(run):
+        told["files"], told["gone"] = retaining.parted(run, attempt, told["files"])
+        told["collected"] = {name: mark.get(name) for name in ("at_us", "by", "receipt_id")}
+    return told
 
 
 def fetch(run: Run, stream: Wire, head: Json) -> None:
@@ -130,51 +134,22 @@ def _failed(stream: Wire, path: Any, e: Any) -> None:
 
 def collected(run: Run, head: Json) -> Json:
     """Mark the run as collected: from here on it may be freed."""
-    attempt = finished(run)
-    receipt = head.get("receipt_id")
-    if receipt is not None:
-        names.digest(receipt)
-    note = {"receipt_id": receipt, "attempt": attempt.number, "at_us": machine.now_us()}
-    files.write(os.path.join(run.path, "collected.json"), wire.dumps(note))
+    retaining.collected(run, finished(run), head)
     return {}
 
 
-def cleanup(run: Run, stream: Wire) -> Json:
-    """Free the work tree and the outputs of a final run; its records stay and go on answering, and its
-    checkpoints, which no manifest lists, stay until `gc`."""
+def cleanup(run: Run, stream: Wire, head: Json) -> Json:
+    """Free the work tree and the outputs of a final run, what its manifest lists `keep_us` after it was
+    collected; its records stay and go on answering, and its checkpoints, which no manifest lists, stay
+    until `gc`."""
     attempt = settled(run, stream, {"unmasked": True})
-    freed = remove(run.work)
-    for number in files.numbered(run.attempts):
-        for name in ("outputs", "ranks"):
-            freed += remove(os.path.join(run.attempts, str(number), name))
-    return {"attempt": attempt.number, "bytes": freed}
+    keep_us = names.whole(head.get("keep_us", 0), "keep_us")
+    return {"attempt": attempt.number, **retaining.cleanup(run, attempt, keep_us)}
 
 
-def remove(path: str) -> int:
-    """Remove a tree, following no link; the bytes that this freed. What cannot be removed stays."""
-    import shutil
-
-    freed = size_of(path)
-    if os.path.islink(path):
-        os.unlink(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-    return max(0, freed - size_of(path))
-
-
-def size_of(path: str) -> int:
-    total = 0
-    for folder, _, found in os.walk(path):
-        for name in found:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-            except OSError:
-                pass
-    return total
-
-
-def everything(root: str) -> Json:
-    """Every run that is committed here, newest first; one that cannot be read says so."""
+def everything(root: str, head: Json) -> Json:
+    """Every run that is committed here, newest first; one that cannot be read says so. With `about` also
+    what the client that submitted it called it."""
     found = []
     for name in sorted(listed(root), reverse=True):
         run = Run(root, name)
@@ -196,6 +171,11 @@ def everything(root: str) -> Json:
                     "collected": mark.get("receipt_id") or (bool(mark) or None),
                 }
             )
+    if head.get("about") is True:
+        from . import keeping
+
+        for entry in found:
+            entry["about"] = keeping.about(Run(root, str(entry["run_id"])))
     return {"runs": found}
 
 
@@ -214,19 +194,19 @@ def gc(root: str, head: Json) -> Json:
     """
     before, dry = names.whole(head.get("before_us", 0), "before_us"), head.get("dry_run") is not False
     removed: List[str] = []
-    freed = 0
+    freed = 0 if dry else retaining.sweep(root)
     for name in listed(root):
         run = Run(root, name)
         if not removable(run, before):
             continue
-        freed += size_of(run.path)
+        freed += retaining.size_of(run.path)
         removed.append(name)
         if not dry:
             # Out of sight by one rename first, so that no run is ever seen half removed.
             hidden = os.path.join(root, "stage", ".gone.%s.%d" % (name, machine.mono_us()))
             os.rename(run.path, hidden)
             files.sync_folder(os.path.join(root, "runs"))
-            remove(hidden)
+            retaining.remove(hidden)
     count, size = unused(root, before, dry, set(removed))
     return {"removed": removed, "blobs": count, "bytes": freed + size, "dry_run": dry}
 

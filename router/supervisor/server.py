@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
+SCARCE = 20
+"""With less than 1 / SCARCE of the disk free, outputs that others have collected give way to new work."""
 FOLDERS = ("blobs", "stage", "volumes", "runs")
 
 
@@ -90,12 +92,18 @@ class Server:
             if op == "start":
                 self.started()
             return
-        if op != "blob":
+        if op not in ("blob", "keep"):
             self.wire.send({"re": op, "ok": False, "error": error})
 
     # Each operation returns the facts of its reply (a payload under the empty name), or None for none.
 
     def prepare(self, head: Json, body: bytes) -> Json:
+        disk = os.statvfs(self.root)
+        if disk.f_bavail * SCARCE < disk.f_blocks:
+            from . import retaining
+
+            # What somebody has collected already makes room for what is new.
+            retaining.sweep(self.root, scarce=True)
         return self.stage.prepare(head)
 
     def blob(self, head: Json, body: bytes) -> None:
@@ -103,6 +111,16 @@ class Server:
 
     def commit(self, head: Json, body: bytes) -> Json:
         return self.stage.commit(head, body)
+
+    def keep(self, head: Json, body: bytes) -> None:
+        from . import keeping
+
+        keeping.keep(self.root, head, body)
+
+    def kept(self, head: Json, body: bytes) -> Json:
+        from . import keeping
+
+        return keeping.kept(self.root, head)
 
     def start(self, head: Json, body: bytes) -> Json:
         from . import starting
@@ -158,7 +176,7 @@ class Server:
     def cleanup(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
-        return collecting.cleanup(runs.run(self.root, head).need(), self.wire)
+        return collecting.cleanup(runs.run(self.root, head).need(), self.wire, head)
 
     def probe(self, head: Json, body: bytes) -> Json:
         from . import probing
@@ -168,7 +186,7 @@ class Server:
     def list(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
-        return collecting.everything(self.root)
+        return collecting.everything(self.root, head)
 
     def gc(self, head: Json, body: bytes) -> Json:
         from . import collecting
@@ -176,7 +194,7 @@ class Server:
         return collecting.gc(self.root, head)
 
 
-_NAMES = """prepare blob commit start status follow stop log manifest fetch collected cancel
+_NAMES = """prepare blob commit keep kept start status follow stop log manifest fetch collected cancel
 cleanup probe list gc"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()
