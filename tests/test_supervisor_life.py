@@ -105,7 +105,13 @@ def test_bytecode_is_cached_and_the_bundle_is_its_digest(place: Place) -> None:
     assert hashlib.sha256(BUNDLE).hexdigest() == DIGEST == bundle()[0]
     home = place.root / "bin" / DIGEST
     assert list((home / "route_supervisor" / "__pycache__").glob("server.*.pyc"))
-    reported = {"route_report.py", "route_inside.py", "route_inside_counts.py", "sitecustomize.py"}
+    reported = {
+        "route_report.py",
+        "route_inside.py",
+        "route_inside_counts.py",
+        "route_inside_failure.py",
+        "sitecustomize.py",
+    }
     assert {p.name for p in (home / "report").iterdir()} == reported
     assert not list((place.root / "bin").glob(".*")), "nothing half written stays"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cgroup, ending, files, forking, inplace, leases, logcap, machine, masking, truth, wire
+from . import cgroup, ending, files, forking, group, inplace, leases, logcap, machine, masking, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ OUT_OF_DEVICE_MEMORY = (
 def close(waiter: Waiter, status: int) -> None:
     """Everything after the work's end. The outcome is on disk before anything slow begins."""
     attempt = waiter.attempt
-    record = conclude(attempt, status)
+    record = conclude(attempt, status, waiter.spec, waiter.secrets)
     executed = attempt.json("exec.json")
     waiter.note(record["state"])
     # Whatever the work left running is no part of its outcome, but of its leases.
-    tree = ending.Tree(attempt, executed, os.getpid(), waiter.watcher)
+    link = waiter.link.pid if waiter.link is not None else 0
+    tree = ending.Tree(attempt, executed, os.getpid(), waiter.watcher, link)
     strays: List[int] = []
     stuck: List[int] = []
-    if not alone({waiter.pid, waiter.watcher}):
+    if not alone({waiter.pid, waiter.watcher, link}):
         strays = [p.pid for p in tree.members()]
         # What a command left in the background is its launcher's to end, if we observed it in place.
         if strays and not inplace.of(waiter.spec):
@@ -75,10 +76,16 @@ def unwatch(waiter: Waiter) -> None:
         waiter.watcher = 0
 
 
-def conclude(attempt: Attempt, status: int) -> Json:
+def conclude(attempt: Attempt, status: int, spec: Json, secrets: Dict[str, str]) -> Json:
     """Write the exit record of work that ended with `status`; tries hard, for nobody else knows it."""
+    more: Json = {}
     try:
         state, reason, detail = judge(attempt, status)
+        first = first_failure(attempt, spec, secrets) if status else None
+        if first is not None:
+            more["first"] = first
+            if state == "failed" and reason in ("exit", "signal"):
+                detail = "%s; %s" % (detail, sentence(first))
     except Exception:
         forking.traceback()
         state, reason, detail = ("failed", "exit", "") if status else ("succeeded", "", "")
@@ -90,6 +97,7 @@ def conclude(attempt: Attempt, status: int) -> Json:
                 detail,
                 exit_code=status if status >= 0 else None,
                 signal=-status if status < 0 else None,
+                **more,
             )
         except OSError:
             if pause is None:
@@ -97,6 +105,25 @@ def conclude(attempt: Attempt, status: int) -> Json:
             forking.traceback()
             time.sleep(pause)
     raise AssertionError
+
+
+def first_failure(attempt: Attempt, spec: Json, secrets: Dict[str, str]) -> Optional[Json]:
+    """The rank that failed first, with no secret in what it said."""
+    if spec.get("launcher", {}).get("name") != "torchrun":
+        return None
+    from . import failing
+
+    found = failing.first(attempt, spec, tail(attempt.at("log"), failing.TAIL))
+    look = masking.scrubber(secrets)
+    if found is not None and look is not None:
+        found["what"] = look.replaced(found["what"])[0]
+    return found
+
+
+def sentence(first: Json) -> str:
+    from . import failing
+
+    return failing.sentence(first)
 
 
 def _darwin() -> bool:
@@ -125,6 +152,8 @@ def alone(known: set[int]) -> bool:
 def judge(attempt: Attempt, status: int) -> Tuple[str, str, str]:
     """State, reason and detail of an attempt whose work ended with `status` (minus a signal)."""
     why = ending.reason(attempt)
+    if why == "group":
+        return "failed", why, group.why_ended(attempt)
     if why in truth.KILLED:
         detail = "killed because it was cancelled" if why == "cancel" else "killed at its time limit"
         return truth.KILLED[why], why, detail

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from . import cgroup, files, machine, wire
+from . import cgroup, files, group, machine, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,16 +27,22 @@ class Tree:
     """
 
     def __init__(
-        self, attempt: Attempt, executed: Optional[Dict[str, Any]], keeper: int = 0, watcher: int = 0
+        self,
+        attempt: Attempt,
+        executed: Optional[Dict[str, Any]],
+        keeper: int = 0,
+        watcher: int = 0,
+        link: int = 0,
     ) -> None:
         self.attempt, self.keeper = attempt, keeper
         self.pid = int(executed["pid"]) if executed else 0
         self.start = int(executed["start"]) if executed else 0
         self.marker = ("ROUTE_RUN_ID=%s" % attempt.run.id).encode()
         started = attempt.json("started.json") or {}
-        self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper, watcher}
+        self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper, watcher, link}
         self._ours.add(keeper or int(started.get("waiter", {}).get("pid", 0)))
-        self._ours.add(int(files.hint_json(attempt.at("watch.lock")).get("pid", 0)))
+        for name in ("watch.lock", group.LINK):
+            self._ours.add(int(files.hint_json(attempt.at(name)).get("pid", 0)))
         self._leases = _inodes(list(started.get("leases", [])))
         self._logs = _inodes([attempt.at("log"), attempt.at("metrics.jsonl")])
         self.killed = 0

@@ -197,3 +197,23 @@ def ahead(wanted: Sequence[str], before: str = "~") -> List[Json]:
         except OSError:
             continue
     return found
+
+
+def describe(holder: Json) -> str:
+    """Who is in the way, as a sentence."""
+    if holder.get("foreign"):
+        return str(holder["foreign"])
+    name = holder.get("lease")
+    if not holder.get("run_id"):
+        return "the lease %s is held" % name
+    if name == "queue":
+        return "run %s waits for the same lease and came first" % holder["run_id"]
+    return "run %s holds the lease %s" % (holder["run_id"], name)
+
+
+def refused(holder: Json) -> Fault:
+    """The refusal of a start whose lease somebody else has."""
+    facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
+    if holder.get("foreign"):
+        return Fault("FOREIGN", describe(holder), "end that process, or ask for other devices", holder=facts)
+    return Fault("BUSY", describe(holder), "route run --wait 30m waits for it", holder=facts)

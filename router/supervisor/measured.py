@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 
-from . import closing, files, forking, inplace, logcap, masking
+from . import closing, files, forking, group, inplace, logcap, masking
 from .observing import (
     caches,
     compiling,
@@ -130,6 +130,7 @@ def outcome(look: Look) -> Json:
         "log_tail_sha256": hashlib.sha256(tail).hexdigest(),
         "log_tail_bytes": len(tail),
         "executed": bool(executed),
+        **({"first": record["first"]} if isinstance(record.get("first"), dict) else {}),
     }
 
 
@@ -145,6 +146,9 @@ def launch(o: Observed, look: Look) -> Json:
         "launcher": spec.get("launcher", {}).get("name", "python"),
         "ranks": spec.get("launcher", {}).get("ranks", 1),
         "cwd": spec.get("cwd", "."),
+        **({k: group.of(spec)[k] for k in ("nodes", "node_rank", "members")} if group.of(spec) else {}),
+        # Variables of a fabric that were kept from ranks of one machine: see `work.leaked`.
+        "scrubbed": o.seen(look.started.get("scrubbed"), never),
         **(_launched(o, place) if place else {}),
     }
 

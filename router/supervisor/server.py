@@ -127,6 +127,16 @@ class Server:
 
         return {"status": starting.start(runs.run(self.root, head), head, body)}
 
+    def go(self, head: Json, body: bytes) -> Json:
+        from . import starting
+
+        return starting.go(runs.run(self.root, head).need(), head, body)
+
+    def release(self, head: Json, body: bytes) -> Json:
+        from . import starting
+
+        return starting.release(runs.run(self.root, head).need(), head)
+
     def status(self, head: Json, body: bytes) -> Json:
         from . import follow
 
@@ -194,8 +204,8 @@ class Server:
         return collecting.gc(self.root, head)
 
 
-_NAMES = """prepare blob commit keep kept start status follow stop log manifest fetch collected cancel
-cleanup probe list gc"""
+_NAMES = """prepare blob commit keep kept start go release status follow stop log manifest fetch collected
+cancel cleanup probe list gc"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import inplace, names, wire
+from . import group, inplace, names, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ FAMILIES = ("cpu", "gpu", "tpu")
 FRAMEWORKS = ("torch", "xla", "any", "none")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
 grace_us log_cap_bytes outputs volumes cache_key cache_parts framework launcher devices leases metrics
-observe in_place environment import_probes"""
+observe in_place environment import_probes group"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -136,6 +136,7 @@ def _check(spec: Any, run_id: str) -> None:
     metrics = _need(spec.get("metrics", {}), dict, "metrics")
     names.whole(metrics.get("discard_steps", 1), "metrics.discard_steps", 0, 10**9)
     inplace.check(spec)
+    group.check(spec)
     for name in _need(spec.get("import_probes", []), list, "import_probes"):
         if not all(part.isidentifier() for part in names.text(name, "an import probe").split(".")):
             raise Fault("BAD_SPEC", "%.60r is no name of a module" % name)

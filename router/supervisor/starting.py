@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import files, follow, forking, machine, masking, names, stage, truth, watcher, wire
+from . import files, follow, forking, group, machine, masking, names, stage, truth, watcher, wire
 from .runs import Attempt
 from .wire import Fault
 
@@ -50,6 +50,7 @@ def start(run: Run, head: Json, body: bytes) -> Json:
     secrets = secret_values(spec, body)
     masking.hide(secrets)
     stage.renew(run, spec)
+    group.note(run, spec)
     os.makedirs(run.attempts, 0o700, exist_ok=True)
     until, tries = time.monotonic() + PATIENCE, 0
     while True:
@@ -63,7 +64,7 @@ def start(run: Run, head: Json, body: bytes) -> Json:
             tries += 1
             if found["state"] != "committed" or tries >= TRIES:
                 return found
-        elif begun(attempt) or attempt.has("waiting.json"):
+        elif begun(attempt) or attempt.has("waiting.json") or group.holding(attempt):
             return truth.of(attempt)
         if time.monotonic() >= until:
             return truth.of(attempt)
@@ -154,6 +155,20 @@ def secret_values(spec: Json, body: bytes) -> Dict[str, str]:
                 "PREFLIGHT", "secret %s is no text that a variable can hold" % name, "look at its value"
             )
     return {name: found[name] for name in wanted}
+
+
+def go(run: Run, head: Json, body: bytes) -> Json:
+    """Let a start go that is held for its group; its status, and of node 0 what the others are to be told."""
+    attempt = Attempt(run, names.whole(head.get("attempt", 1), "attempt", 1, 10_000))
+    group.go(run, attempt, body)
+    return dict(group.facts(attempt), status=truth.of(attempt))
+
+
+def release(run: Run, head: Json) -> Json:
+    """Give up a start that is held; its leases are free then. Silent if none is held. May be repeated."""
+    attempt = Attempt(run, names.whole(head.get("attempt", 1), "attempt", 1, 10_000))
+    group.release(attempt, head.get("why"))
+    return {"status": truth.status(run)}
 
 
 def cancel(run: Run) -> Json:

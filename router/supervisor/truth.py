@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import files, inplace, machine
+from . import files, group, inplace, machine
 from .runs import FINAL, Attempt, Run
 from .wire import Fault
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # A waiter that died may have left a child that holds the lock until its exec; that takes moments.
 PATIENCE = 2.0
-KILLED = {"cancel": "cancelled", "timeout": "timed_out"}
+HELD = "it has its leases and waits until every machine of its group is ready"
+KILLED = {"cancel": "cancelled", "timeout": "timed_out", "group": "failed"}
 
 
 def status(run: Run) -> Optional[Json]:
@@ -25,9 +26,9 @@ def status(run: Run) -> Optional[Json]:
     if not run.committed:
         return None
     attempt = run.newest()
-    if attempt is None:
-        return told("committed", 1)
-    return of(attempt)
+    found = told("committed", 1) if attempt is None else of(attempt)
+    several = group.noted(run)
+    return found if several is None else dict(found, group=several)
 
 
 def told(state: str, attempt: int, **more: Any) -> Json:
@@ -50,9 +51,11 @@ def told(state: str, attempt: int, **more: Any) -> Json:
 
 def ended(record: Json, executed: Optional[Json]) -> Json:
     """The status that an exit record means."""
+    more = {"first": record["first"]} if isinstance(record.get("first"), dict) else {}
     return told(
         record["state"],
         record["attempt"],
+        **more,
         reason=record["reason"],
         detail=record["detail"],
         exit_code=record.get("exit_code"),
@@ -90,9 +93,14 @@ def _look(attempt: Attempt, patient: bool) -> Optional[Json]:
             # It may have become final, or started, between the two looks.
             if attempt.has("exit.json") or attempt.has("started.json"):
                 return None
+            unheld = files.hint_json(attempt.at(group.UNHELD)).get("detail")
+            if unheld:
+                return told("committed", attempt.number, reason="never_executed", detail=unheld)
             return told("committed", attempt.number)
         waiting = files.hint_json(attempt.at("waiting.json"))
         if not waiting:
+            if attempt.has(group.HELD):
+                return told("starting", attempt.number, reason="held", detail=HELD)
             return told("starting", attempt.number)
         return told(
             "waiting",

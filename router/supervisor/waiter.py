@@ -7,7 +7,7 @@ import select
 import signal
 import time
 
-from . import cgroup, closing, files, forking, inplace, leases, machine, masking, watcher, wire, work
+from . import cgroup, closing, files, forking, group, inplace, leases, machine, masking, watcher, wire, work
 from .forking import traceback
 from .observing import before
 from .wire import Fault
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
     from .forking import Told
+    from .link import Keeper
     from .runs import Attempt
 
     Json = Dict[str, Any]
@@ -40,6 +41,7 @@ class Waiter:
         self.names: List[str] = []
         self.pid = self.watcher = 0
         self.end = -1
+        self.link: Optional[Keeper] = None
         self.usage: Any = None
         self.events: List[Json] = []
         self.note("asked")
@@ -76,7 +78,8 @@ class Waiter:
             return
         if attempt.run.spec() != self.spec:
             raise Fault("CONFLICT", "run %s has got another specification meanwhile" % attempt.run.id)
-        forget(attempt.at("waiting.json"))
+        for name in ("waiting.json", group.HELD):
+            forget(attempt.at(name))
         attempt.reserve()
         if attempt.has("cancel.json"):
             attempt.finish("cancelled", "cancel", "cancelled before it started")
@@ -92,7 +95,6 @@ class Waiter:
         log = os.open(
             attempt.at("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
-        argv = work.command(attempt, self.spec)
         env = work.environment(attempt, self.spec, {}, self.devices)
         self.note("leased")
         before.look(attempt, self.spec, self.devices, env)
@@ -105,7 +107,15 @@ class Waiter:
             if attempt.has("cancel.json"):
                 attempt.finish("cancelled", "cancel", "cancelled before it started")
                 return
-        env = work.environment(attempt, self.spec, self.secrets, self.devices)
+        hold = group.Hold(attempt, self.spec) if group.of(self.spec) else None
+        if hold is not None:
+            if not hold.wait(told):
+                os.close(log)
+                return
+            self.note("released", "client")
+        go = hold.go if hold is not None else {}
+        argv = work.command(attempt, self.spec, go)
+        env = work.environment(attempt, self.spec, self.secrets, self.devices, go)
         masking.secure(self.secrets)
         masking.begin(attempt, self.secrets)
         me = machine.process(os.getpid())
@@ -117,6 +127,7 @@ class Waiter:
             "waiter": {"pid": os.getpid(), "start": me.start if me else 0},
             "leases": [leases.path_of(name) for name in self.names],
             "devices": self.devices,
+            "scrubbed": work.leaked(self.spec, os.environ),
             "volumes": made,
             "adopts": adopts,
             "oom": {"group": cgroup.oom_kills(), "machine": cgroup.machine_oom_kills()},
@@ -126,8 +137,15 @@ class Waiter:
         }
         if not files.create_once(attempt.at("started.json"), wire.dumps(started)):
             return
-        forget(attempt.at("waiting.json"))
+        for name in ("waiting.json", group.HELD):
+            forget(attempt.at(name))
+        if hold is not None:
+            from . import link
+
+            self.link = link.Keeper(attempt, self.spec, go, hold.link)
         self.spawn(argv, env, log, told)
+        if self.link is not None:
+            self.link.start()
         del env
         closing.close(self, self.wait())
 
@@ -142,7 +160,10 @@ class Waiter:
     def beside(self) -> None:
         """What is done while the work runs already: nothing of it may cost the outcome."""
         try:
-            self.watch()
+            if not self.watcher:
+                self.watch()
+            if self.link is not None:
+                self.link.start()
             # All that the end needs is loaded now: the folder it comes from may be gone by then.
             from . import manifest, measured
             from .observing import building, inside, torchtrace
@@ -190,7 +211,7 @@ class Waiter:
                     return True
                 now = time.monotonic()
                 if until is not None and now >= until:
-                    raise refused(holder)
+                    raise leases.refused(holder)
                 if place is None:
                     place = leases.Place(wanted, mark)
                 said = {
@@ -198,7 +219,7 @@ class Waiter:
                     "leases": wanted,
                     "holder": {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")},
                     "position": len(leases.ahead(wanted, place.name)) + 1,
-                    "detail": describe(holder),
+                    "detail": leases.describe(holder),
                 }
                 if said != seen:
                     seen = said
@@ -305,15 +326,15 @@ class Waiter:
             if status is not None:
                 self.note("exit", "work")
                 break
-            watched = self.watcher
+            kept = self._kept()
             self._bury()
-            if watched and not self.watcher:
+            if self._kept() < kept:
                 again = time.monotonic() + RESPAWN[min(deaths, len(RESPAWN) - 1)]
                 deaths += 1
             if again is not None and time.monotonic() >= again:
                 again = None
                 self.beside()
-                if not self.watcher:
+                if not self.watcher or (self.link is not None and not self.link.pid):
                     again = time.monotonic() + RESPAWN[-1]
             timeout = None if again is None else max(0.0, again - time.monotonic())
             if select.select([wake], [], [], timeout)[0]:
@@ -323,6 +344,10 @@ class Waiter:
                     pass
         signal.set_wakeup_fd(-1)
         return status
+
+    def _kept(self) -> int:
+        """How many processes live beside the work that are to be brought back should they die."""
+        return (self.watcher > 0) + (self.link is not None and self.link.pid > 0)
 
     def _ended(self) -> Optional[int]:
         """The work's exit code, or minus a signal; None while it lives.
@@ -353,6 +378,8 @@ class Waiter:
                 os.waitpid(pid, os.WNOHANG)
             if pid == self.watcher:
                 self.watcher = 0
+            if self.link is not None and pid == self.link.pid:
+                self.link.pid = 0
 
     def reap(self) -> Any:
         """Reap the work, once nothing needs its pid any more; what it and its children used."""
@@ -367,23 +394,3 @@ def forget(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def describe(holder: Json) -> str:
-    """Who is in the way, as a sentence."""
-    if holder.get("foreign"):
-        return str(holder["foreign"])
-    name = holder.get("lease")
-    if not holder.get("run_id"):
-        return "the lease %s is held" % name
-    if name == "queue":
-        return "run %s waits for the same lease and came first" % holder["run_id"]
-    return "run %s holds the lease %s" % (holder["run_id"], name)
-
-
-def refused(holder: Json) -> Fault:
-    """The refusal of a start whose lease somebody else has."""
-    facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
-    if holder.get("foreign"):
-        return Fault("FOREIGN", describe(holder), "end that process, or ask for other devices", holder=facts)
-    return Fault("BUSY", describe(holder), "route run --wait 30m waits for it", holder=facts)

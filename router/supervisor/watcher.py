@@ -7,7 +7,7 @@ import select
 import signal
 import time
 
-from . import cgroup, ending, files, machine, masking, notice, truth, wire
+from . import cgroup, ending, files, group, machine, masking, notice, truth, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class Watcher:
             why = "cancel"
         elif self.deadline is not None and now >= self.deadline:
             why = "timeout"
+        elif self.attempt.has(group.END):
+            why = "group"
         if why:
             self.ended = True
             grace = self.spec.get("grace_us")

@@ -6,11 +6,11 @@ import errno
 import os
 import signal
 
-from . import files, inplace, machine, wire
+from . import files, group, inplace, machine, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Dict, List, Mapping, Optional, Tuple
 
     from .runs import Attempt
 
@@ -29,15 +29,12 @@ CACHES = (
 TRACES = "trace"
 """The folder of an attempt that torch writes its traces to."""
 SWITCHES = (("TORCHINDUCTOR_FX_GRAPH_CACHE", "1"), ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1"))
-OURS = (
-    "ROUTE_HOME",
-    "ROUTE_RUN_ID",
-    "ROUTE_ATTEMPT",
-    "ROUTE_METRICS",
-    "ROUTE_INSIDE",
-    "ROUTE_OUTPUTS",
-    "ROUTE_CHECKPOINTS",
-)
+_OURS = "HOME RUN_ID ATTEMPT METRICS INSIDE OUTPUTS CHECKPOINTS NODE_RANK NODES"
+OURS = tuple("ROUTE_" + name for name in _OURS.split())
+RANKS = "ranks"
+"""The folder of an attempt for what each rank leaves when it fails."""
+FABRIC = ("NCCL_NET", "NCCL_NET_PLUGIN", "NCCL_IB_", "NCCL_TUNER_")
+"""Variables (a trailing `_`: all that begin so) by which NCCL is tied to the network of many machines."""
 
 
 def report_folder() -> str:
@@ -64,11 +61,31 @@ def make_folders(attempt: Attempt, spec: Json) -> None:
         os.makedirs(folder, 0o700, exist_ok=True)
 
 
-def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: List[str]) -> Dict[str, str]:
-    """What the work sees: what the machine gives, under what the workload asks for, under what is ours."""
+def coupled(spec: Json) -> bool:
+    """Whether several ranks are started here, or on several machines, that move together."""
+    launcher = spec.get("launcher", {})
+    several = launcher.get("name") == "torchrun" and launcher.get("ranks", 1) > 1
+    return bool(several or group.of(spec)) and not inplace.of(spec)
+
+
+def leaked(spec: Json, environ: Mapping[str, str]) -> List[str]:
+    """What a machine sets for work over its fabric, which must not reach ranks of one machine: there it
+    sends what should go by NVLink over a network card, or finds none and fails."""
+    if not coupled(spec) or group.of(spec):
+        return []
+    return sorted(n for n in environ if any(n == f or (f[-1] == "_" and n.startswith(f)) for f in FABRIC))
+
+
+def environment(
+    attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: List[str], go: Optional[Json] = None
+) -> Dict[str, str]:
+    """What the work sees: what the machine gives, under what the workload asks for, under what is ours.
+
+    `go` is what the start was let go with, of a run on several machines.
+    """
     place = inplace.of(spec)
     # A command in place keeps the store that its user named: what it records itself belongs there too.
-    hidden = {*OURS, inplace.STDIN} - ({"ROUTE_HOME"} if place else set())
+    hidden = {*OURS, inplace.STDIN, *leaked(spec, os.environ)} - ({"ROUTE_HOME"} if place else set())
     env = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith("ROUTE_VOLUME_")}
     env.setdefault("PYTHONUNBUFFERED", "1")
     volumes = spec.get("volumes", {})
@@ -76,8 +93,11 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
         cache = volume(attempt.run.root, "compile-cache", volumes["compile-cache"])
         env.update((name, os.path.join(cache, leaf)) for name, leaf in CACHES)
         env.update(SWITCHES)
+    if coupled(spec):
+        _couple(attempt, spec, env)
     env.update(spec.get("env", {}))
     env.update(secrets)
+    env.update(group.variables(spec, go or {}))
     env["PYTHONPATH"] = os.pathsep.join(p for p in (report_folder(), env.get("PYTHONPATH", "")) if p)
     env["ROUTE_RUN_ID"] = attempt.run.id
     env["ROUTE_ATTEMPT"] = str(attempt.number)
@@ -96,7 +116,20 @@ def environment(attempt: Attempt, spec: Json, secrets: Dict[str, str], devices: 
     return env
 
 
-def command(attempt: Attempt, spec: Json) -> List[str]:
+def _couple(attempt: Attempt, spec: Json, env: Dict[str, str]) -> None:
+    """What ranks that move together get unless the machine or the workload says otherwise: the interface
+    that leads to the other machines, and the flight recorder, written where error files are."""
+    interface = group.of(spec).get("interface")
+    if interface:
+        env.setdefault("NCCL_SOCKET_IFNAME", interface)
+        env.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if spec.get("devices", {}).get("family") == "gpu":
+        env.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000")
+        env.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+        env.setdefault("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", attempt.at(RANKS + "/nccl_trace_rank_"))
+
+
+def command(attempt: Attempt, spec: Json, go: Optional[Json] = None) -> List[str]:
     """The argument list that is executed, with the launcher in front where one is asked for."""
     argv, python = list(spec["argv"]), spec.get("python") or "python3"
     if inplace.of(spec):
@@ -105,8 +138,9 @@ def command(attempt: Attempt, spec: Json) -> List[str]:
     launcher = spec.get("launcher", {})
     if launcher.get("name") != "torchrun":
         return [python, *argv[1:]] if scripted else argv
-    front = [python if scripted else "python3", "-m", "torch.distributed.run", "--standalone"]
-    front += ["--nproc-per-node=%d" % launcher.get("ranks", 1), "--log-dir", attempt.at("ranks")]
+    front = [python if scripted else "python3", "-m", "torch.distributed.run"]
+    front += group.rendezvous(spec, go or {})
+    front += ["--nproc-per-node=%d" % launcher.get("ranks", 1), "--log-dir", attempt.at(RANKS)]
     return [*front, *argv[1:]] if scripted else [*front, "--no-python", *argv]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .. import group
 from . import metrics
 
 TYPE_CHECKING = False
@@ -37,16 +38,26 @@ def of(look: Look) -> Dict[int, metrics.Summary]:
     return found
 
 
+def first_rank(spec: Json) -> int:
+    """The number of the first rank on this machine: each machine of a group has as many."""
+    count = spec.get("launcher", {}).get("ranks", 1)
+    return int(group.of(spec).get("node_rank", 0)) * (count if type(count) is int else 1)
+
+
 def first_steps(look: Look) -> Tuple[Optional[List[int]], str]:
     """Microseconds from the work's first instruction to the end of the first step, by rank; else why not."""
     begun, over = look.executed.get("mono_us"), look.record.get("mono_us")
     if type(begun) is not int or type(over) is not int:
         return None, "the work was never executed, or nobody saw its end"
-    each = of(look)
+    each, base = of(look), first_rank(look.spec)
+    if look.spec.get("launcher", {}).get("name") != "torchrun" and base:
+        each = {
+            base + rank: said for rank, said in each.items()
+        }  # each machine's process is rank 0 to itself
     # A launcher in place starts as many as it likes: those that reported are all that is known.
     count = look.spec.get("launcher", {}).get("ranks", 1)
     times = []
-    for rank in sorted({*range(count if type(count) is int else 1), *each} if each else ()):
+    for rank in sorted({*range(base, base + (count if type(count) is int else 1)), *each} if each else ()):
         at = each[rank].first_us if rank in each else None
         if at is None or not begun <= at <= over:
             return None, "rank %d did not say when its first step ended (see route_report.step)" % rank

@@ -22,12 +22,13 @@ ALLOWED = (
 )
 """The one list of variables whose values stand in receipts."""
 # Where a cache lies or a trace is written: the state of caches is observed, their place is no input.
-PLACES = frozenset([*(name for name, _ in work.CACHES), "TORCH_TRACE", "TORCH_LOGS_OUT", "TORCH_HOME"])
+_WHERE = ("TORCH_TRACE", "TORCH_LOGS_OUT", "TORCH_HOME", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+PLACES = frozenset([*(name for name, _ in work.CACHES), *_WHERE])
 # Other at each login, without a bearing on the work.
 _IDLE = """
 _ PWD OLDPWD SHLVL SSH_CLIENT SSH_CONNECTION SSH_TTY SSH_AUTH_SOCK TERM TERM_PROGRAM COLUMNS LINES
 WINDOWID DISPLAY XDG_SESSION_ID XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS TMUX TMUX_PANE STY INVOCATION_ID
-JOURNAL_STREAM PYTEST_CURRENT_TEST PYTHONPATH HOSTNAME
+JOURNAL_STREAM PYTEST_CURRENT_TEST PYTHONPATH HOSTNAME MASTER_PORT
 """
 IDLE = frozenset(_IDLE.split())
 MOST = 500

@@ -1,0 +1,115 @@
+"""One connection between two members of a group: lines of JSON, each proven to come from the other."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any, Dict, List, Optional
+
+    Json = Dict[str, Any]
+
+MOST_LINE = 1 << 14
+MOST_WAITING = 1 << 18
+
+
+class Conn:
+    """One connection: lines of JSON, each with a MAC under a key that only these two ends have."""
+
+    def __init__(self, sock: socket.socket, token: str, server: bool) -> None:
+        self.sock, self.token, self.server = sock, token.encode(), server
+        self.rank = -1
+        self.key = b""
+        self.nonce = os.urandom(16).hex()
+        self.sent = self.got = 0
+        self.inbox, self.outbox = bytearray(), bytearray()
+        self.heard = time.monotonic()
+        self.peer = ""
+        """Of the client's side: the nonce that the server greeted with."""
+        self.open = True
+        sock.setblocking(False)
+
+    def mac(self, *parts: Any) -> str:
+        import hmac
+
+        text = "\0".join(str(part) for part in parts).encode()
+        return hmac.new(self.key or self.token, text, "sha256").hexdigest()
+
+    def same(self, told: Any, *parts: Any) -> bool:
+        import hmac
+
+        return isinstance(told, str) and hmac.compare_digest(told.encode(), self.mac(*parts).encode())
+
+    def put(self, line: Json) -> None:
+        """Hand over a line in the clear, for the greeting alone."""
+        self.outbox += wire.dumps(line) + b"\n"
+
+    def say(self, **message: Any) -> None:
+        if self.key and self.open and len(self.outbox) < MOST_WAITING:
+            text = wire.dumps(message).decode()
+            self.put({"m": text, "mac": self.mac("s" if self.server else "c", self.sent, text)})
+            self.sent += 1
+
+    def lines(self) -> List[Json]:
+        """Whole lines that came; `open` is false once there is no more, or what came is no line."""
+        found: List[Json] = []
+        try:
+            while self.open:
+                data = self.sock.recv(1 << 16)
+                if not data:
+                    self.open = False
+                self.inbox += data
+                if len(data) < 1 << 16:
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+        while b"\n" in self.inbox:
+            line, _, rest = bytes(self.inbox).partition(b"\n")
+            self.inbox = bytearray(rest)
+            try:
+                value = wire.loads(line)
+            except ValueError:
+                value = None
+            if not isinstance(value, dict):
+                self.open = False
+                break
+            found.append(value)
+        if len(self.inbox) > MOST_LINE:
+            self.open = False
+        return found
+
+    def opened(self, line: Json) -> Optional[Json]:
+        """The message in a line of the other side; None, and the connection is over, if it is not its own."""
+        text = line.get("m")
+        if not isinstance(text, str) or not self.same(
+            line.get("mac"), "c" if self.server else "s", self.got, text
+        ):
+            self.open = False
+            return None
+        self.got += 1
+        self.heard = time.monotonic()
+        found = wire.loads(text.encode())
+        return found if isinstance(found, dict) else None
+
+    def flush(self) -> None:
+        try:
+            while self.outbox:
+                del self.outbox[: self.sock.send(self.outbox)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as e:
+            import errno
+
+            if e.errno != errno.ENOTCONN:
+                self.open = False
+
+    def close(self) -> None:
+        self.open = False
+        self.sock.close()
