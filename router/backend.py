@@ -1,8 +1,7 @@
 """The contract of a backend: what it offers, starts, finds again and gives back.
 
-A backend raises `Rejected` (permanent, nothing started), `Unavailable` (transient, nothing
-started), `SubmitUnknown` (may have started) or `HandleLost`; anything else is reported as a
-`PluginError` that names the plugin.
+A backend raises `Rejected` (permanent, nothing started), `Unavailable` (transient, nothing started),
+`SubmitUnknown` (may have started) or `HandleLost`; anything else becomes a `PluginError` naming the plugin.
 """
 
 from __future__ import annotations
@@ -237,12 +236,13 @@ class NoOffer(Record, frozen=True, kw_only=True):
 
 
 class HealthCheck(Record, frozen=True, kw_only=True):
-    """One thing looked at: `ok`, what was seen, and the command or edit that mends it."""
+    """One thing looked at: `ok`, or `warns` of what stops no run; what was seen; what mends it."""
 
     name: str
     ok: bool
     seen: str
     mend: str = ""
+    warns: bool = False
 
 
 class Health(Record, frozen=True, kw_only=True):

@@ -74,6 +74,7 @@ def document(line: str, command: str) -> dict[str, Any]:
         ["compare", "latest~1", "latest", "--json"],
         ["report", "latest~1", "latest", "--json"],
         ["study", "list", "--json"],
+        ["machine", "list", "--json"],
         ["receipt", "show", "--json"],
         ["receipt", "list", "--json"],
         ["receipt", "verify", "latest", "--json"],
@@ -99,6 +100,7 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
         (folder / "timed.py").write_text(TIMED)
         assert route("run", "timed.py").returncode == route("run", "timed.py").returncode == 0
     elif args[0] not in (
+        "machine",
         "run",
         "warm",
         "record",
@@ -115,7 +117,7 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
     out = route(*args)
     assert out.returncode == 0, out.stdout + out.stderr
     lines = out.stdout.splitlines()
-    command = " ".join(args[:2]) if args[0] in ("receipt", "study") else args[0]
+    command = " ".join(args[:2]) if args[0] in ("receipt", "study", "machine") else args[0]
     assert document(lines[-1], command)["ok"]
     for line in lines[:-1]:
         assert args[0] in STREAMS, "only streams have more than one line"

@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Installation": {
         "doctor": ("doctor", "Check that everything is there, and say what mends it."),
+        "machine": ("machines", "Add, list, check and remove machines reached by SSH."),
         "backends": ("places", "List backends and whether they can be used now."),
         "policies": ("places", "List policies."),
         "kinds": ("places", "List kinds of workload, and the ready-made workloads that run by name."),

@@ -22,6 +22,8 @@ __all__ = ["doctor"]
 
 Found = tuple[bool, str, str]
 """Whether it is good, what was seen, and what mends it."""
+Row = tuple[str, str, bool, str, str, bool]
+"""Part, check, whether it is good, what was seen, what mends it, and whether it warns."""
 
 LEAST_FREE = 1_000_000_000
 _ELSEWHERE = "export ROUTE_HOME=/a/folder/of/your/own"
@@ -35,16 +37,16 @@ def doctor(cli: Cli) -> int:
     Exits 69 if route cannot work: its own checks fail, or no backend can be used.
     """
     found = [
-        {"part": part, "check": name, "ok": ok, "seen": seen, "mend": mend}
-        for part, name, ok, seen, mend in _checks(cli)
+        {"part": part, "check": name, "ok": ok, "seen": seen, "mend": mend, "warns": warns}
+        for part, name, ok, seen, mend, warns in _checks(cli)
     ]
     part = ""
     for each in found:
         if each["part"] != part:
             part = str(each["part"])
             cli.out.line(part, style="bold")
-        cli.out.marked(bool(each["ok"]), f"{each['check']}: {each['seen']}")
-        if each["mend"] and not each["ok"]:
+        cli.out.marked(bool(each["ok"]), f"{each['check']}: {each['seen']}", warns=bool(each["warns"]))
+        if each["mend"] and (each["warns"] or not each["ok"]):
             cli.out.below(f"mend: {each['mend']}")
     bad = [each for each in found if not each["ok"]]
     backends = {each["part"] for each in found if str(each["part"]).startswith("backend ")}
@@ -61,8 +63,8 @@ def doctor(cli: Cli) -> int:
     return int(ExitCode.UNAVAILABLE)
 
 
-def _checks(cli: Cli) -> Iterator[tuple[str, str, bool, str, str]]:
-    """(part, check, ok, seen, mend), in the order in which they depend on each other."""
+def _checks(cli: Cli) -> Iterator[Row]:
+    """All that is looked at, in the order in which it depends on each other."""
     for name, look in (
         ("python", _python),
         ("home", lambda: _home(cli)),
@@ -71,27 +73,27 @@ def _checks(cli: Cli) -> Iterator[tuple[str, str, bool, str, str]]:
         ("git", lambda: _program("git", None, "install git: without it receipts cannot name a commit")),
         ("uv", _uv),
     ):
-        yield ("route", name, *_guarded(look))
+        yield ("route", name, *_guarded(look), False)
     try:
         registry = cli.router.registry
         for load in (registry.backends, registry.policies, registry.kinds):
             load()
     except RouteError as e:
-        yield "plugins", "loading", False, e.what, e.mend
+        yield "plugins", "loading", False, e.what, e.mend, False
         return
     third = [e for e, used in registry.listing() if used and e.distribution != "compute-router"]
     good = not registry.warnings
-    yield "plugins", "loading", good, f"{len(third)} besides the bundled ones", ""
+    yield "plugins", "loading", good, f"{len(third)} besides the bundled ones", "", False
     # Told here, so not once more on stderr.
     cli.out.warnings += registry.warnings
     for warning in registry.warnings:
         seen, _, mend = warning.partition("; ")
-        yield "plugins", "broken", False, seen, mend
+        yield "plugins", "broken", False, seen, mend, False
     for health in _healths(cli):
         if not health.checks:
-            yield f"backend {health.backend}", "health", health.ok, health.summary, ""
+            yield f"backend {health.backend}", "health", health.ok, health.summary, "", False
         for check in health.checks:
-            yield f"backend {health.backend}", check.name, check.ok, check.seen, check.mend
+            yield f"backend {health.backend}", check.name, check.ok, check.seen, check.mend, check.warns
 
 
 def _healths(cli: Cli) -> list[Any]:

@@ -116,9 +116,12 @@ class Output:
         if not self.as_json:
             self._put(self._folded(one_line(text), 0) + "\n")
 
-    def marked(self, good: bool, text: str) -> None:
-        """A line on stdout that says first whether something is good; folded on a terminal."""
-        mark = self.styled("ok", "green") if good else self.styled("no", "red")
+    def marked(self, good: bool, text: str, *, warns: bool = False) -> None:
+        """A line on stdout that says first whether something is good, or (!!) good with a warning; folded
+        on a terminal."""
+        mark = self.styled("no", "red")
+        if good:
+            mark = self.styled("!!", "yellow") if warns else self.styled("ok", "green")
         if not self.as_json:
             self._put(f"  {mark}  {self._folded(one_line(text), 6)}\n")
 

@@ -193,6 +193,11 @@ class Server:
 
         return probing.probe(self.root, head)
 
+    def checkup(self, head: Json, body: bytes) -> Json:
+        from . import checkup
+
+        return checkup.checkup(self.root, head)
+
     def list(self, head: Json, body: bytes) -> Json:
         from . import collecting
 
@@ -205,7 +210,7 @@ class Server:
 
 
 _NAMES = """prepare blob commit keep kept start go release status follow stop log manifest fetch collected
-cancel cleanup probe list gc"""
+cancel cleanup probe checkup list gc"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()
 }

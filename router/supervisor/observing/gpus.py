@@ -50,9 +50,12 @@ class NoAnswer(Exception):
         self.mend = mend
 
 
-def look(uuids: Optional[List[str]] = None, *, full: bool = False, root: str = "/") -> Json:
+def look(
+    uuids: Optional[List[str]] = None, *, full: bool = False, root: str = "/", seconds: float = SECONDS
+) -> Json:
     """`{"source", "driver", "cuda", "gpus": [...], "why"}` and, where all are asked for, `missing`: the
-    buses of GPUs that the driver has and does not tell of. Raises `NoAnswer`."""
+    buses of GPUs that the driver has and does not tell of. Raises `NoAnswer`: `seconds` is what the
+    library may take, and the tool after it a second more where the library did not hang, else 2 s."""
 
     def by_library() -> Json:
         from . import boards
@@ -60,12 +63,12 @@ def look(uuids: Optional[List[str]] = None, *, full: bool = False, root: str = "
         return boards.look(uuids, full)
 
     try:
-        found = apart.do(by_library, SECONDS)
+        found = apart.do(by_library, seconds)
     except apart.Failed as library:
         hung = "no answer" in str(library)
         try:
             # Where the library hangs the tool, which uses it, will too: it gets no second chance of length.
-            found = smi.look(uuids, full, seconds=2.0 if hung else smi.DEADLINE)
+            found = smi.look(uuids, full, seconds=2.0 if hung else min(smi.DEADLINE, seconds + 1.0))
         except smi.Broken as e:
             if hung:
                 raise NoAnswer("NVML gives %s, and %s" % (library, e), smi.HANGS)
@@ -105,10 +108,7 @@ def attached(root: str = "/") -> set[str]:
     bus = at_root(root, "/sys/bus/pci/devices")
     for name in _names(bus):
         folder = os.path.join(bus, name)
-        if machine.told(folder + "/vendor").strip() == b"0x10de" and machine.told(folder + "/class")[:6] in (
-            b"0x0300",
-            b"0x0302",
-        ):
+        if is_board(folder):
             try:
                 driver = os.path.basename(os.readlink(folder + "/driver"))
             except OSError:
@@ -116,6 +116,13 @@ def attached(root: str = "/") -> set[str]:
             if driver == "nvidia":  # one that is passed on to a virtual machine is not ours to miss
                 found.add(name.lower())
     return found
+
+
+def is_board(folder: str) -> bool:
+    """Whether the device of this folder in /sys is a GPU of NVIDIA's."""
+    if machine.told(folder + "/vendor").strip() != b"0x10de":
+        return False
+    return machine.told(folder + "/class")[:6] in (b"0x0300", b"0x0302")
 
 
 def _names(folder: str) -> List[str]:
