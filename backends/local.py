@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import shutil
@@ -33,8 +32,17 @@ from compute_router.cachekey import key_parts
 from compute_router.errors import RouteError
 from compute_router.hookspecs import hookimpl
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
+from compute_router.machines.offering import (
+    EXCLUSIVE,
+    Seen,
+    frameworks,
+    hashed,
+    never,
+    unmounted,
+    wants_devices,
+)
 from compute_router.records import Record, digest
-from compute_router.workload import Accelerator, Framework, Role, Workload
+from compute_router.workload import Role, Workload
 
 if TYPE_CHECKING:
     from compute_router.machines.local import LocalMachine
@@ -43,8 +51,6 @@ __all__ = ["LocalBackend", "LocalSettings", "route_backends"]
 
 LEAST_FREE = 1 << 30
 """Bytes below which the disk counts as full."""
-EXCLUSIVE = "machine"
-"""The lease that everything on this machine takes that wants it for itself."""
 
 
 class LocalSettings(Record, frozen=True, kw_only=True):
@@ -175,28 +181,15 @@ class LocalBackend(MachineBackend):
         refusal = self._never(workload)
         if refusal is not None:
             return [refusal]
-        needs = workload.needs
         probe: Mapping[str, Any] = {}
-        wants_devices = any(a.family in ("gpu", "any") for a in (needs.accelerator, *needs.substitutes))
-        if self.settings.exclusive or (wants_devices and _gpu_tool()):
-            probe = self._probe()
-        devices = _devices(probe)
-        found = [
-            hardware
-            for wanted in (needs.accelerator, *needs.substitutes)
-            if (hardware := _match(wanted, devices)) is not None
-        ]
+        if self.settings.exclusive or (wants_devices(workload.needs) and _gpu_tool()):
+            probe = self._running.sessions(self._machine).ask("probe", keys=[]).head
+        seen = Seen.of(probe, cpus=_cpus(), memory_bytes=_memory())
+        found = seen.serving(workload.needs)
         if not found:
-            error = (probe.get("devices") or {}).get("error")
-            if isinstance(error, dict):
-                return [self._no("driver", str(error.get("what")), str(error.get("mend")))]
-            sick = [device for device in _listed(probe) if device.get("sick")]
-            if sick:
-                _, reason, _ = _missing(needs.accelerator, devices)
-                named = "; ".join(str(device["sick"]) for device in sick[:8])
-                return [self._no("sick_gpu", f"{reason}; {named}", str(sick[0].get("mend")))]
-            return [self._no(*_missing(needs.accelerator, devices))]
-        return [self._offer(workload, hardware, probe) for hardware in dict.fromkeys(found)]
+            lacks = seen.lacks(workload.needs.accelerator)
+            return [self._no(lacks.code, lacks.reason, lacks.mend)]
+        return [self._offer(workload, hardware, seen) for hardware in found]
 
     def _no(self, code: str, reason: str, mend: str) -> NoOffer:
         return NoOffer(backend=self.name, code=code, reason=reason, mend=mend)
@@ -209,18 +202,8 @@ class LocalBackend(MachineBackend):
                 f"{workload.needs.nodes} nodes are asked for, this is one machine",
                 "set nodes = 1",
             )
-        if workload.buckets:
-            return self._no(
-                "buckets",
-                f"buckets are not mounted on this machine ({', '.join(workload.buckets)})",
-                "copy the data into the volume `data`, or use a backend that mounts buckets",
-            )
-        if workload.stage:
-            return self._no("stage", "staging into a volume is not possible here yet", "leave out `stage`")
-        if workload.image is not None:
-            return self._no(
-                "image", "this machine runs no container images", "leave out `image` and list dependencies"
-            )
+        if (no := never(workload)) is not None:
+            return self._no(no.code, no.reason, no.mend)
         if workload.python is not None or not workload.dependencies:
             try:
                 self.interpreter(workload)
@@ -228,22 +211,15 @@ class LocalBackend(MachineBackend):
                 return self._no("python", e.what, e.mend)
         return None
 
-    def _probe(self) -> Mapping[str, Any]:
-        return self._running.sessions(self._machine).ask("probe", keys=[]).head
-
-    def _offer(self, workload: Workload, hardware: Hardware, probe: Mapping[str, Any]) -> Offer:
-        on_gpu = hardware.family == "gpu"
-        busy = self._busy(hardware, probe)
-        slots = 1 if self.settings.exclusive else self.settings.slots or _cpus()
-        if on_gpu:
-            slots = min(slots, max(1, len(_fitting(hardware.sku, _devices(probe))) // hardware.count))
-        frameworks = (Framework.TORCH, Framework.ANY, Framework.NONE)
+    def _offer(self, workload: Workload, hardware: Hardware, seen: Seen) -> Offer:
+        on_gpu, exclusive = hardware.family == "gpu", self.settings.exclusive
+        busy = seen.busy(hardware, exclusive=exclusive)
         offer = Offer(
             backend=self.name,
             id=f"machine-{hardware.sku.lower()}-{hardware.count}" if on_gpu else "machine",
             surface=self.surface,
             hardware=hardware,
-            frameworks=frameworks if on_gpu else (*frameworks, Framework.XLA),
+            frameworks=tuple(frameworks(hardware)),
             start_class=StartClass.WARM_MACHINE_FRESH_PROCESS,
             estimates=Estimates(
                 queue=None if busy else Estimate(us=0),
@@ -251,21 +227,11 @@ class LocalBackend(MachineBackend):
                 staging=Estimate(us=50_000),
             ),
             busy=busy,
-            capacity=slots,
+            capacity=seen.slots(hardware, exclusive=exclusive, most=self.settings.slots),
             powers=tuple(sorted(self.powers)),
-            note=_unmounted(workload),
+            note=unmounted(workload),
         )
         return msgspec.structs.replace(offer, roles=self._roles(workload, offer))
-
-    def _busy(self, hardware: Hardware, probe: Mapping[str, Any]) -> bool:
-        leases = probe.get("leases")
-        held = {entry.get("lease") for entry in leases} if isinstance(leases, list) else set()
-        if self.settings.exclusive and EXCLUSIVE in held:
-            return True
-        if hardware.family != "gpu":
-            return False
-        fitting = _fitting(hardware.sku, _devices(probe))
-        return sum(f"device.{device['uuid']}" not in held for device in fitting) < hardware.count
 
     def _roles(self, workload: Workload, offer: Offer) -> tuple[RoleState, ...]:
         if not workload.volumes:
@@ -275,7 +241,7 @@ class LocalBackend(MachineBackend):
         from compute_router.supervisor.observing.mounted import Places
 
         interpreter = known(workload, self.root / "envs")
-        parts = key_parts(_hashed(workload), None, offer, interpreter.stack) if interpreter else None
+        parts = key_parts(hashed(workload), None, offer, interpreter.stack) if interpreter else None
         states, places = [], Places()
         for role in sorted(workload.volumes):
             folder = self.root / "volumes" / role.value / volume_name(workload.name)
@@ -286,30 +252,11 @@ class LocalBackend(MachineBackend):
         return tuple(states)
 
 
-def _hashed(workload: Workload) -> Workload:
-    """The workload with its script's digest, which its compile cache may depend on."""
-    entry = workload.entry
-    if entry.sha256 is not None or entry.script is None or workload.shapes:
-        return workload
-    try:
-        sha256 = hashlib.sha256((Path(entry.root) / entry.script).read_bytes()).hexdigest()
-    except OSError:
-        return workload
-    return msgspec.structs.replace(workload, entry=msgspec.structs.replace(entry, sha256=sha256))
-
-
 def _state(folder: Path, key: str | None, parts: Mapping[str, object] | None = None) -> CacheState:
     """What a volume holds, by its stamps alone: a folder that is not empty proves nothing."""
     from compute_router.supervisor import stamps
 
     return CacheState(stamps.state(str(folder), key, dict(parts) if parts else None))
-
-
-def _unmounted(workload: Workload) -> str:
-    paths = [path for path in workload.volumes.values() if path]
-    if not paths:
-        return ""
-    return f"{', '.join(paths)}: not mounted here, the work reads $ROUTE_VOLUME_*"
 
 
 def _cpus() -> int:
@@ -336,61 +283,6 @@ def _gpu_tool() -> bool:
     """Whether it is worth asking for GPUs: there is a driver, its tool, or a library that is named."""
     named = os.environ.get("ROUTE_NVML", "none") != "none"
     return named or os.path.exists("/dev/nvidiactl") or shutil.which("nvidia-smi") is not None
-
-
-def _listed(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return (probe.get("devices") or {}).get("list") or []
-
-
-def _devices(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The GPUs in a reply to `probe` that may be used, each with `uuid`, `name`, `sku` and `memory_bytes`."""
-    whole = [device for device in _listed(probe) if device.get("uuid") and device.get("name")]
-    return [device for device in whole if not device.get("sick")]
-
-
-def _sku(device: Mapping[str, Any]) -> str:
-    """What a GPU is called in a workload: `NVIDIA H200` is H200, `... RTX 4090` is RTX-4090."""
-    return str(device.get("sku") or device["name"])
-
-
-def _fitting(sku: str, devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The devices that are such a GPU: by the rule that the machine starts runs by."""
-    from compute_router.supervisor.observing.skus import same
-
-    return [device for device in devices if same(sku, device.get("full") or _sku(device)) == "exact"]
-
-
-def _match(wanted: Accelerator, devices: Sequence[Mapping[str, Any]]) -> Hardware | None:
-    """The hardware of this machine that is exactly what `wanted` says, or None."""
-    cpu = Hardware(family="cpu", cpus=_cpus(), memory_bytes=_memory() or None)
-    if wanted.family == "cpu":
-        return cpu
-    if wanted.family == "tpu":
-        return None
-    skus = sorted({_sku(device) for device in devices}) if wanted.family == "any" else [wanted.sku]
-    for sku in skus:
-        same = _fitting(sku, devices)
-        if len(same) >= wanted.count > 0:
-            memory = same[0].get("memory_bytes")
-            return Hardware(
-                family="gpu",
-                sku=sku,
-                count=wanted.count,
-                cpus=_cpus(),
-                memory_bytes=_memory() or None,
-                device_memory_bytes=memory if isinstance(memory, int) else None,
-            )
-    return cpu if wanted.family == "any" and wanted.count <= 1 else None
-
-
-def _missing(wanted: Accelerator, devices: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
-    has = ", ".join(sorted({device["name"] for device in devices}))
-    seen = f"this machine has {len(devices)} ({has})" if devices else "this machine has no accelerator"
-    return (
-        "accelerator",
-        f"{wanted} is asked for, {seen}",
-        'use a backend that has one (route backends), or set accelerator = "cpu"',
-    )
 
 
 @hookimpl

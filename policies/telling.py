@@ -73,6 +73,8 @@ def _refusal(weighed: Weighed) -> tuple[str, str]:
         return f"Refused: none of {len(refusals)} places may be used; {place}: {best.sentence}", best.mend
     if not answers:
         return "Refused: no backend was asked", "route backends lists those that are installed"
+    # What nobody has set up is the last to be told, and counts with nothing.
+    answers = [no for no in answers if no.set_up] or answers
     first, more = answers[0], len(answers) - 1
     others = f" (and {more} more without an offer)" if more else ""
     return f"Refused: nothing is offered; {first.backend}: {first.reason}{others}", first.mend

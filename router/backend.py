@@ -98,9 +98,7 @@ class State(enum.StrEnum):
         return self in _FINAL
 
 
-_FINAL = frozenset(
-    {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.PREEMPTED, State.LOST}
-)
+_FINAL = {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.PREEMPTED, State.LOST}
 
 
 class CacheState(enum.StrEnum):
@@ -200,12 +198,12 @@ class Cost(Record, frozen=True, kw_only=True):
 class Offer(Record, frozen=True, kw_only=True):
     """A place that could run the workload now. Reads only: making one starts and spends nothing.
 
-    `id` names the place within its backend and is stable while the place exists. `hardware` is
-    what the run would get there, not all that the place has. `fabric` says
-    that the nodes share a fabric of their own; `clean` that every run starts in a fresh
-    container; `capacity` how many independent runs fit side by side (None = the backend queues).
-    `busy` means that `estimates.queue` stands between the run and its start; None there is a
-    queue of unknown length. `data` is the backend's own and opaque to policies.
+    `id` names the place within its backend and is stable while the place exists. `hardware` is what the
+    run would get there, not all that the place has. `fabric` says that the nodes share a fabric of their
+    own; `clean` that every run starts in a fresh container; `capacity` how many independent runs fit side
+    by side (None = the backend queues). `busy` means that `estimates.queue` stands between the run and
+    its start; None there is a queue of unknown length. `data` is the backend's own and opaque to
+    policies.
     """
 
     backend: str
@@ -233,6 +231,7 @@ class NoOffer(Record, frozen=True, kw_only=True):
     code: str
     reason: str
     mend: str = ""
+    set_up: bool = True  # False: the user has given the backend no place at all, which is no fault
 
 
 class HealthCheck(Record, frozen=True, kw_only=True):
@@ -246,12 +245,13 @@ class HealthCheck(Record, frozen=True, kw_only=True):
 
 
 class Health(Record, frozen=True, kw_only=True):
-    """Whether a backend can be used now. `checks` are printed by `route doctor`."""
+    """Whether one of a backend's places can be used now. `route doctor` prints `checks`."""
 
     backend: str
     ok: bool
     summary: str
     checks: tuple[HealthCheck, ...] = ()
+    set_up: bool = True
 
 
 class Handle(Record, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from peers import submission, workload
 from compute_router.backend import CacheState, NoOffer, Offer, Power, StartClass, Surface
 from compute_router.backends import local as module
 from compute_router.backends.local import LocalBackend, LocalSettings
+from compute_router.machines.offering import hashed
 from compute_router.machines.specification import volume_name
 from compute_router.supervisor.observing.mounted import Places
 from compute_router.workload import (
@@ -198,7 +199,7 @@ def test_the_state_of_a_cache_is_told_by_its_stamps(local: LocalBackend, folder:
 
     [offer] = local.offers(work)
     assert isinstance(offer, Offer)
-    key = cache_key(module._hashed(work), None, offer, local.interpreter(work).stack)
+    key = cache_key(hashed(work), None, offer, local.interpreter(work).stack)
     stamp = volume / ".route" / f"{key}.json"
     for text, expected in (
         ('{"verdicts": []}', CacheState.WARM_SAME_KEY),

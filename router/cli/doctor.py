@@ -36,9 +36,10 @@ def doctor(cli: Cli) -> int:
 
     Exits 69 if route cannot work: its own checks fail, or no backend can be used.
     """
+    usable: set[str] = set()
     found = [
         {"part": part, "check": name, "ok": ok, "seen": seen, "mend": mend, "warns": warns}
-        for part, name, ok, seen, mend, warns in _checks(cli)
+        for part, name, ok, seen, mend, warns in _checks(cli, usable)
     ]
     part = ""
     for each in found:
@@ -50,7 +51,6 @@ def doctor(cli: Cli) -> int:
             cli.out.below(f"mend: {each['mend']}")
     bad = [each for each in found if not each["ok"]]
     backends = {each["part"] for each in found if str(each["part"]).startswith("backend ")}
-    usable = backends - {each["part"] for each in bad}
     if usable and not any(each["part"] == "route" for each in bad):
         cli.out.line(f"{len(bad)} of {len(found)} checks failed" if bad else "all is well")
         cli.out.done(found)
@@ -63,8 +63,9 @@ def doctor(cli: Cli) -> int:
     return int(ExitCode.UNAVAILABLE)
 
 
-def _checks(cli: Cli) -> Iterator[Row]:
-    """All that is looked at, in the order in which it depends on each other."""
+def _checks(cli: Cli, usable: set[str]) -> Iterator[Row]:
+    """All that is looked at, in the order in which it depends on each other. The parts of backends that
+    can be used are put into `usable`."""
     for name, look in (
         ("python", _python),
         ("home", lambda: _home(cli)),
@@ -90,6 +91,12 @@ def _checks(cli: Cli) -> Iterator[Row]:
         seen, _, mend = warning.partition("; ")
         yield "plugins", "broken", False, seen, mend, False
     for health in _healths(cli):
+        if not health.set_up:
+            # Nothing is wrong with what nobody asked for.
+            yield "not set up", health.backend, True, health.summary, "", False
+            continue
+        if health.ok:
+            usable.add(f"backend {health.backend}")
         if not health.checks:
             yield f"backend {health.backend}", "health", health.ok, health.summary, "", False
         for check in health.checks:

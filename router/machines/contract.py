@@ -119,6 +119,11 @@ class MachineBackend(Backend):
             return Interpreter(python="python3")
         return Interpreter(python=workload.python or "python3", source="path")
 
+    def interpreter_on(self, machine: Machine, submission: Submission) -> Interpreter:
+        """The Python that `submission` runs under on `machine`, which its offer names. May build it there;
+        raises as `interpreter` does, or `Unavailable`. This default knows one Python for all machines."""
+        return self.interpreter(submission.workload)
+
     def environment(self, workload: Workload) -> Mapping[str, Any] | None:
         """What `interpreter` would return, as far as it can be told without building anything: `source`,
         `python`, `lock_sha256`, and `sentence`, which says it to a person. None if nothing can be told.

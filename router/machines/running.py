@@ -82,7 +82,7 @@ class Running:
             )
         machine = machines[0]
         began = time.monotonic_ns()
-        interpreter = self._backend.interpreter(submission.workload)
+        interpreter = self._backend.interpreter_on(machine, submission)
         self._image_us[submission.id] = (time.monotonic_ns() - began) // 1000
         spec = specification(
             submission,

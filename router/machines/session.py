@@ -366,6 +366,7 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "BAD_REQUEST": (Rejected, "update compute-router"),
     "BAD_ROOT": (Rejected, "set the backend's root to a folder that can be written"),
     "NETWORK_ROOT": (Rejected, "set the backend's root to a folder on a disk of the machine itself"),
+    "OLD_PYTHON": (Rejected, "put Python 3.8 or later first on the PATH there"),
     "SECRETS": (CredentialsError, ""),
     "ELSEWHERE": (Rejected, "ask the machine the run was started on"),
 }
@@ -386,11 +387,17 @@ def refusal(machine: str, op: str, error: object) -> RouteError:
         what = f"{what} (held by {who})"
     text = f"{machine}: {what}"
     mend = str(table.get("mend") or "route doctor tells more")
+    made = _refused(machine, op, code, text, mend, table)
+    made.told = code
+    return made
+
+
+def _refused(machine: str, op: str, code: str, text: str, mend: str, table: Mapping[str, Any]) -> RouteError:
     if code == "NOT_COMMITTED" and op not in ("commit", "start"):
         return HandleLost(f"{machine} knows no such run", mend="route ps shows those of this store")
     if code in _REFUSED:
-        kind, mend = _REFUSED[code]
-        made = kind(text, mend=str(table.get("mend") or mend))
+        kind, otherwise = _REFUSED[code]
+        made = kind(text, mend=str(table.get("mend") or otherwise))
         names = table.get("names")
         if isinstance(made, CredentialsError) and isinstance(names, list):
             made.names = tuple(name for name in names if isinstance(name, str))

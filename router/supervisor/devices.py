@@ -25,7 +25,8 @@ def seen() -> Json:
 
 def listing() -> List[Json]:
     """Every GPU for an offer: `uuid`, `name`, `memory_bytes`, what to ask for as `sku`, all that is known
-    of it as `full`, and as `sick` what is wrong with it.
+    of it as `full`, as `sick` what is wrong with it, and as `used` who computes on it now: a run of ours
+    if its lease is held.
 
     One that does not even tell its UUID stands there too: a machine that lost one says so.
     """
@@ -40,12 +41,13 @@ def listing() -> List[Json]:
                 "full": gpu["sku"],
                 "sick": wrong[0] if wrong else None,
                 "mend": wrong[1] if wrong else None,
+                "used": foreign([gpu["uuid"]], found) if gpu.get("uuid") else None,
             }
         )
     known = {gpu.get("bus") for gpu in found["gpus"]}
     for bus in found.get("missing", ()):
         if bus not in known:
-            rows.append(dict.fromkeys(("index", "uuid", "name", "memory_bytes", "sku", "full")))
+            rows.append(dict.fromkeys(("index", "uuid", "name", "memory_bytes", "sku", "full", "used")))
             rows[-1].update(sick="the GPU at %s does not answer" % bus, mend="restart the machine")
     return rows
 

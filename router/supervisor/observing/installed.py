@@ -202,7 +202,7 @@ def look(python: str, root: str, env: Dict[str, str]) -> Json:
 def interpreter(argv: List[str], cwd: str, env: Dict[str, str]) -> Optional[str]:
     """The Python that a command line starts: its first word, or what the first line of that file names.
     None if that is no Python."""
-    program = _resolved(argv[0] if argv else "", cwd, env)
+    program = resolved(argv[0] if argv else "", cwd, env)
     if program is None:
         return None
     if _is_python(program):
@@ -217,7 +217,7 @@ def interpreter(argv: List[str], cwd: str, env: Dict[str, str]) -> Optional[str]
     words = first[2:].decode("utf-8", "replace").split()
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
-    named = _resolved(words[0], cwd, env) if words else None
+    named = resolved(words[0], cwd, env) if words else None
     return named if named is not None and _is_python(named) else None
 
 
@@ -225,7 +225,8 @@ def _is_python(path: str) -> bool:
     return re.match(r"^python(3(\.\d+)?)?$", os.path.basename(path)) is not None
 
 
-def _resolved(program: str, cwd: str, env: Dict[str, str]) -> Optional[str]:
+def resolved(program: str, cwd: str, env: Dict[str, str]) -> Optional[str]:
+    """The path a program's name stands for, as a shell would look; None if nothing on PATH is it."""
     if not program:
         return None
     if "/" in program:

@@ -45,6 +45,16 @@ def _first_since_reboot(look: Look) -> bool:
     return files.create_once(mark, wire.dumps(first)) and earlier
 
 
+def rebooted(root: str) -> bool:
+    """Whether the next run of this root would be the first since the machine booted, and earlier boots
+    had some."""
+    try:
+        boots = [name for name in os.listdir(os.path.join(root, "boots")) if not name.startswith(".")]
+    except OSError:
+        return False
+    return bool(boots) and machine.boot_id() not in boots
+
+
 def startup(o: Observed, look: Look) -> Json:
     """The class of the start, by what was seen before it and what the work says."""
     if not look.executed:
