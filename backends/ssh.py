@@ -69,10 +69,9 @@ class SSHBackend(MachineBackend):
 
     def reach(self, name: str, entry: MachineEntry) -> Machine:
         """The machine of an entry of the configuration. No I/O."""
-        import importlib
+        from compute_router.machines.reaching import reach
 
-        found: Machine = importlib.import_module("compute_router.machines.reaching").reach(name, entry)
-        return found
+        return reach(name, entry)
 
     def machine(self, name: str) -> Machine:
         """The machine of that name, one and the same each time. Raises `Rejected` if there is none now."""

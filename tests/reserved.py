@@ -1,0 +1,72 @@
+"""Reserved machines for tests: real SSH servers on loopback, each with a root, leases and boards of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from boards import printed, tool
+from sshd import Sshd
+
+from compute_router.backends.ssh import SSHBackend, SSHSettings
+from compute_router.machines.entry import MachineEntry
+from compute_router.machines.pins import pin
+from compute_router.machines.scanning import scan
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """Some machines, their entries, and the file that configures them for the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: dict[str, MachineEntry] = {}
+        self.servers: dict[str, Sshd] = {}
+
+    def add(
+        self, name: str, *boards: str, env: dict[str, str] | None = None, extra: str = "", **entry: Any
+    ) -> MachineEntry:
+        """Start a machine that has these boards (elements of `boards.element`), and trust its key."""
+        place = self.folder / name
+        (place / "leases").mkdir(parents=True)
+        (place / "leases").chmod(0o1777)
+        given = {"ROUTE_LEASE_DIR": str(place / "leases"), "ROUTE_NVML": "none", **(env or {})}
+        if boards:
+            given |= tool(place, printed(*boards))
+        words = " ".join(f'{key}="{value}"' for key, value in given.items())
+        server = Sshd(place / "sshd", extra=f"SetEnv {words}\n{extra}").start()
+        self.servers[name] = server
+        made = MachineEntry(
+            address=server.address,
+            identity=str(server.identity),
+            **{"root": str(place / "root"), **entry},
+        )
+        self.entries[name] = made
+        pin(name, scan(name, made))
+        return made
+
+    def backend(self, home: Path, *only: str) -> SSHBackend:
+        """The backend `ssh` with these machines, in this process."""
+        return SSHBackend(SSHSettings(machines=self.entries, only=list(only)), home)
+
+    def configure(self, more: str = "") -> Path:
+        """Write the user's configuration, which the command line reads."""
+        lines = []
+        for name, entry in self.entries.items():
+            lines.append(f"[machines.{name}]")
+            for key in entry.__struct_fields__:
+                value = getattr(entry, key)
+                if isinstance(value, bool):
+                    lines.append(f"{key} = {str(value).lower()}")
+                elif isinstance(value, (str, int)):
+                    lines.append(f"{key} = {value!r}" if isinstance(value, int) else f'{key} = "{value}"')
+        file = Path(os.environ["XDG_CONFIG_HOME"]) / "route" / "config.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines) + "\n" + more)
+        return file
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            server.kill()
