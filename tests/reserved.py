@@ -1,4 +1,4 @@
-"""Reserved machines for tests: real SSH servers on loopback, each with a root, leases and boards of its own."""
+"""Reserved machines for tests: real SSH servers on loopback, each with its own root, leases and boards."""
 
 from __future__ import annotations
 

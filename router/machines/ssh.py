@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -203,6 +204,8 @@ class SSHStream:
             self._connection.abandon()
         elif not self._ended and time.monotonic() - self._heard > SILENT:
             self._connection.retired = True
+        if sys.is_finalizing():
+            return  # no thread starts any more, and the connection ends with the process
         # Saying goodbye waits for a connection that takes nothing any more.
         threading.Thread(target=self._say_goodbye, daemon=True).start()
 

@@ -1,0 +1,199 @@
+"""The backend `ssh` offers what each machine has by its own answer, names what is wrong, and runs work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boards import element, process, uuid
+from peers import workload
+from reserved import Fleet
+
+from compute_router.backend import Backend, NoOffer, Offer, State, Status, Submission, Surface
+from compute_router.backends.ssh import SSHBackend, SSHSettings
+from compute_router.machines.entry import MachineEntry
+from compute_router.records import new_run_id
+from compute_router.snapshot import take
+from compute_router.workload import Accelerator, Needs, Workload
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path / "fleet")
+    yield made
+    made.close()
+
+
+def asks(text: str, *others: str, **more: Any) -> Needs:
+    return Needs(
+        accelerator=Accelerator.parse(text), substitutes=tuple(map(Accelerator.parse, others)), **more
+    )
+
+
+def offered(backend: Backend, work: Workload) -> dict[str, Offer]:
+    return {offer.id: offer for offer in backend.offers(work) if isinstance(offer, Offer)}
+
+
+def refusals(backend: Backend, work: Workload) -> list[NoOffer]:
+    return [answer for answer in backend.offers(work) if isinstance(answer, NoOffer)]
+
+
+def submission(backend: Backend, work: Workload, offer: str = "", **more: Any) -> Submission:
+    found = offered(backend, work)
+    assert found, backend.offers(work)
+    run_id = more.pop("id", None) or new_run_id()
+    return Submission(
+        id=run_id,
+        key=more.pop("key", run_id),
+        attempt=1,
+        workload=work,
+        offer=found[offer] if offer else next(iter(found.values())),
+        snapshot=take(Path(work.entry.root)),
+        **more,
+    )
+
+
+def ended(backend: Backend, handle: Any) -> tuple[Status, str]:
+    items = list(backend.attached(handle))
+    assert isinstance(items[-1], Status)
+    log = b"".join(item for item in items if isinstance(item, bytes))
+    return items[-1], log.decode()
+
+
+def test_a_plain_script_runs_on_a_machine(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1")
+    backend = fleet.backend(home)
+    assert backend.health().ok
+    [offer] = backend.offers(workload(folder))
+    assert isinstance(offer, Offer)
+    assert (offer.backend, offer.id, offer.surface) == ("ssh", "h1", Surface.RESERVED)
+    assert offer.estimates.queue is not None
+    assert offer.quote is None
+    handle = backend.submit(submission(backend, workload(folder)))
+    status, log = ended(backend, handle)
+    assert (status.state, log) == (State.SUCCEEDED, "hello\n")
+    assert (fleet.folder / "h1" / "root" / "runs" / handle.run_id).is_dir()
+
+
+def test_without_machines_there_is_one_reason(home: Path, folder: Path) -> None:
+    backend = SSHBackend(SSHSettings(), home)
+    [no] = backend.offers(workload(folder))
+    assert isinstance(no, NoOffer)
+    assert (no.code, no.set_up) == ("no_machines", False)
+    assert no.mend == "route machine add NAME USER@ADDRESS"
+    health = backend.health()
+    assert not health.ok
+    assert not health.set_up
+    assert no.reason in health.summary
+    assert not home.exists()
+
+
+def test_tpus_are_not_its_own(home: Path, folder: Path) -> None:
+    entries = {"t1": MachineEntry(address="u@t1", accelerator="v6e-8")}
+    backend = SSHBackend(SSHSettings(machines=entries), home)
+    assert backend.places() == []
+    assert [no.code for no in refusals(backend, workload(folder))] == ["no_machines"]
+
+
+def test_part_of_a_machine_is_offered_by_its_gpus(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", *(element("H200-SXM", n) for n in range(8)), accelerator="H200:8", price_per_hour="32.00")
+    backend = fleet.backend(home)
+    [offer] = offered(backend, workload(folder, needs=asks("H200:2"))).values()
+    assert offer.id == "h1:h200:2"
+    assert (offer.hardware.family, offer.hardware.sku, offer.hardware.count) == ("gpu", "H200", 2)
+    assert offer.capacity == min(4, offer.hardware.cpus or 1)
+    assert offer.quote is not None
+    assert offer.quote.amount == "8"
+    assert "2 of 8 GPUs of h1" in offer.quote.source
+    assert offer.note == ""
+    [no] = backend.offers(workload(folder, needs=asks("H100:2")))
+    assert isinstance(no, NoOffer)
+    assert no.code == "accelerator"
+    assert "h1 has 8 (NVIDIA H200)" in no.reason
+
+
+def test_what_is_found_counts_and_not_what_was_said(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", *(element("H200-SXM", n) for n in range(7)), accelerator="H200:8")
+    backend = fleet.backend(home)
+    [offer] = offered(backend, workload(folder, needs=asks("H200:2"))).values()
+    assert "its entry says H200:8, found are 7" in offer.note
+    [no] = backend.offers(workload(folder, needs=asks("H200:8")))
+    assert isinstance(no, NoOffer)
+    assert "h1 has 7" in no.reason
+    assert "its entry says H200:8" in no.reason
+
+
+def test_a_sick_gpu_and_one_that_others_use_are_left_out(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add(
+        "h1",
+        element("H200-SXM", 0),
+        element("H200-SXM", 1, failure="Yes"),
+        element("H200-SXM", 2, used="9000 MiB", processes=process(4_000_000)),
+    )
+    backend = fleet.backend(home)
+    [offer] = offered(backend, workload(folder, needs=asks("H200:1"))).values()
+    assert offer.capacity == 1
+    assert not offer.busy
+    [no] = backend.offers(workload(folder, needs=asks("H200:2")))
+    assert isinstance(no, NoOffer)
+    assert no.code == "sick_gpu"
+    assert "could not replace a broken row" in no.reason
+
+
+def test_a_process_of_others_is_the_reason(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", element("H200-SXM", 0, used="9000 MiB", processes=process(4_000_000)))
+    [no] = fleet.backend(home).offers(workload(folder, needs=asks("H200:1")))
+    assert isinstance(no, NoOffer)
+    assert no.code == "foreign"
+    assert "4000000" in no.reason
+
+
+def test_a_dead_machine_costs_the_others_nothing(fleet: Fleet, home: Path, folder: Path) -> None:
+    home.mkdir()
+    for name in ("h1", "h2"):
+        fleet.add(name)
+    fleet.servers["h2"].kill()
+    backend = fleet.backend(home)
+    assert list(offered(backend, workload(folder))) == ["h1"]
+    [no] = refusals(backend, workload(folder))
+    assert no.code == "unreachable"
+    assert "h2 is unreachable since" in no.reason
+    assert no.mend
+    since = no.reason.split(":")[0]
+    [again] = refusals(fleet.backend(home), workload(folder))
+    assert since in again.reason, "another process knows since when"
+    health = backend.health()
+    assert health.ok
+    assert "1 of 2 machines answer" in health.summary
+    assert [(check.name, check.ok) for check in health.checks] == [("h1", True), ("h2", False)]
+
+
+def test_only_those_named_are_offered(fleet: Fleet, home: Path, folder: Path) -> None:
+    for name in ("h1", "h2"):
+        fleet.add(name)
+    assert list(offered(fleet.backend(home), workload(folder))) == ["h1", "h2"]
+    only = fleet.backend(home, "h2")
+    assert list(offered(only, workload(folder))) == ["h2"]
+    handle = fleet.backend(home).submit(submission(fleet.backend(home), workload(folder), "h1"))
+    assert only.status(handle).state is not State.UNKNOWN, "runs on the others are still found"
+    [no] = fleet.backend(home, "h3").offers(workload(folder))
+    assert isinstance(no, NoOffer)
+    assert no.code == "only"
+    assert "h1, h2" in no.mend
+
+
+def test_a_leased_gpu_makes_it_busy(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", *(element("H200-SXM", n) for n in range(2)))
+    backend = fleet.backend(home)
+    source = "import os, time\nprint(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\ntime.sleep(60)\n"
+    one = workload(folder, source, needs=asks("H200:1"))
+    handle = backend.submit(submission(backend, one))
+    assert next(backend.logs(handle, follow=True)).decode().strip() in (uuid(0), uuid(1))
+    [free] = offered(backend, one).values()
+    [both] = offered(backend, workload(folder, source, needs=asks("H200:2"))).values()
+    assert not free.busy
+    assert both.busy
+    assert both.estimates.queue is None
+    backend.cancel(handle)
