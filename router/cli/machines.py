@@ -39,7 +39,8 @@ def listing(cli: Cli) -> int:
         file, line = where(cli, name)
         data.append({"name": name, **plain(entry), "file": file or None, "line": line})
     if rows or not cli.out.terminal:
-        cli.out.table(["NAME", "ADDRESS", "ACCELERATOR", "ROOT", "GROUP", "PRICE"], rows)
+        header = ["NAME", "ADDRESS", "ACCELERATOR", "ROOT", "GROUP", "PRICE"]
+        cli.out.table(header, rows, fold=("ADDRESS", "ROOT", "GROUP"))
     else:
         cli.out.line("no machines; `route machine add NAME USER@ADDRESS` adds one")
     cli.out.done(data)
@@ -61,7 +62,7 @@ def check(cli: Cli, names: tuple[str, ...]) -> int:
     if not chosen:
         raise NotFound("there are no machines", mend="route machine add NAME USER@ADDRESS adds one")
     cli.out.busy(f"looking at {', '.join(chosen)}")
-    found = check_all({name: (reach(name, entry), entry) for name, entry in chosen.items()}, 9.0)
+    found = check_all({name: (reach(name, entry), entry) for name, entry in chosen.items()})
     cli.out.calm()
     for name, checks in found.items():
         cli.out.line(f"{name}  {chosen[name].address}", style="bold")
@@ -77,9 +78,9 @@ def check(cli: Cli, names: tuple[str, ...]) -> int:
         cli.out.line(f"usable; {things} to look at" if warnings else "all is well")
         cli.out.done(data)
         return 0
-    mends = [c.mend for name in bad for c in found[name] if not c.ok and c.mend]
-    what = f"{', '.join(bad)} cannot be used"
-    cli.out.failed("UNHEALTHY", what, mend=mends[0] if mends else "", data=data)
+    mends = {c.mend for name in bad for c in found[name] if not c.ok}
+    mend = mends.pop() if len(mends) == 1 else "what stands below each `no`"
+    cli.out.failed("UNHEALTHY", f"{', '.join(bad)} cannot be used", mend=mend, data=data)
     return int(ExitCode.UNAVAILABLE)
 
 

@@ -157,13 +157,16 @@ class Output:
                 shown = self.styled(shown, _STYLES[shown])
             self._put(f"{self.styled(label, 'bold')}{' ' * (left - len(label))}{shown}".rstrip() + "\n")
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout; the last column is folded on a terminal and left long off it."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], *, fold: Sequence[str] = ()
+    ) -> None:
+        """A table on stdout; the last column, and those called `fold`, are folded on a terminal and left
+        long off it."""
         if self.as_json:
             return
         cells = [[one_line(cell) for cell in row] for row in rows]
         if self.terminal:
-            self._put(_drawn(header, cells))
+            self._put(_drawn(header, cells, fold))
             return
         widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
         for row in [list(header), *cells]:
@@ -312,7 +315,7 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]], fold: Sequence[str]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -320,7 +323,8 @@ def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
         last = i == len(header) - 1
-        table.add_column(name, overflow="fold", no_wrap=not last, ratio=1 if last else None)
+        ratio = 1 if last and not fold else None
+        table.add_column(name, overflow="fold", no_wrap=not last and name not in fold, ratio=ratio)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(" ")[0], "")) for cell in row))
     console = Console(highlight=False)

@@ -89,7 +89,7 @@ def _root(root: Facts, entry: MachineEntry) -> Iterator[HealthCheck]:
     if "why" in root:
         yield _missing("root", f"nothing can be told of {entry.root}: {root['why']}", "look at that disk")
         return
-    path, lies = root["path"], root.get("class") or root.get("fs") or "a disk that cannot be told"
+    path, lies = root["path"], " ".join(filter(None, (root.get("class"), root.get("fs")))).replace("_", " ")
     another = "name another folder: root = in [machines.NAME]"
     if root["free_bytes"] < LEAST_BYTES or root["written"] is False:
         why = f", and a file cannot be written there: {root['why_not']}" if root["written"] is False else ""
@@ -109,7 +109,7 @@ def _root(root: Facts, entry: MachineEntry) -> Iterator[HealthCheck]:
     if files is not None and files < LEAST_FILES:
         yield _missing("root", f"{path} has room for {files} more files", f"remove some, or {another}")
         return
-    yield _good("root", f"{path} on {lies} ({root.get('fs')}), {_size(root['free_bytes'])} free")
+    yield _good("root", f"{path} on {lies or 'a disk that cannot be told'}, {_size(root['free_bytes'])} free")
     if root["free_bytes"] < FEW_BYTES:
         yield _warns(
             "room",
@@ -218,9 +218,10 @@ def _no_driver(error: Facts, plugged: int | None) -> tuple[str, str]:
             f"its library and its module differ: {what}",
             "restart the machine: the driver was updated under it",
         )
-    if plugged:
-        return f"{plugged} GPUs are plugged in, and {what}", str(error.get("mend") or "install the driver")
-    return what, str(error.get("mend") or "")
+    mend = str(error.get("mend") or "")
+    if "no nvidia-smi" in what:
+        mend = 'install the driver; if it has no GPU: accelerator = "cpu" in [machines.NAME]'
+    return f"{plugged} GPUs are plugged in, and {what}" if plugged else what, mend
 
 
 def _foreign(rows: Sequence[Facts]) -> Iterator[HealthCheck]:
