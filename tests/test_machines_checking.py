@@ -67,6 +67,16 @@ def test_a_machine_that_is_well_says_so_in_eight_lines(tmp_path: Path) -> None:
     assert list((tmp_path / "root" / "stage").iterdir()) == []
 
 
+def test_a_quick_look_opens_and_greets(tmp_path: Path) -> None:
+    [only] = check(Behind(tmp_path / "root"), CPU, quick=True)
+    assert (only.name, only.ok) == ("reachable", True)
+    assert only.seen.startswith("Python 3.")
+    machine = Behind(tmp_path)
+    machine.root = "/proc/no"
+    [only] = check(machine, CPU, quick=True)
+    assert (only.name, only.ok) == ("root", False)
+
+
 # The login
 
 
@@ -79,6 +89,7 @@ class Refusing(LocalMachine):
         raise self.error
 
 
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize(
     ("error", "name"),
     [
@@ -87,8 +98,10 @@ class Refusing(LocalMachine):
         (CredentialsError("h1: me@h1 lets nobody in: no key is taken", mend="ssh-copy-id"), "login"),
     ],
 )
-def test_what_keeps_us_out_is_the_only_finding(tmp_path: Path, error: Exception, name: str) -> None:
-    [only] = check(Refusing(tmp_path, error), CPU)
+def test_what_keeps_us_out_is_the_only_finding(
+    tmp_path: Path, error: Exception, name: str, quick: bool
+) -> None:
+    [only] = check(Refusing(tmp_path, error), CPU, quick=quick)
     assert (only.name, only.ok) == (name, False)
     assert only.seen == str(error).removeprefix("h1: ")
     assert only.mend

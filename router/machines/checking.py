@@ -26,23 +26,25 @@ _NO_PYTHON = (
 _QUIET = "let the shell's rc file print on a terminal only: [ -t 1 ] || return"
 
 
-def check(machine: Machine, entry: MachineEntry, *, deadline: float = 8.0) -> tuple[HealthCheck, ...]:
+def check(
+    machine: Machine, entry: MachineEntry, *, deadline: float = 8.0, quick: bool = False
+) -> tuple[HealthCheck, ...]:
     """What stands in the way of runs on `machine`, within `deadline` seconds. Never raises.
 
     A check that is not `ok` means that runs cannot be had there; one that `warns` stops none. The first
-    is always that of reaching it. Starts nothing that stays.
+    is always that of reaching it. `quick` only opens it and greets. Starts nothing that stays.
     """
-    return check_all({machine.name: (machine, entry)}, deadline)[machine.name]
+    return check_all({machine.name: (machine, entry)}, deadline, quick=quick)[machine.name]
 
 
 def check_all(
-    machines: Mapping[str, tuple[Machine, MachineEntry]], deadline: float = 8.0
+    machines: Mapping[str, tuple[Machine, MachineEntry]], deadline: float = 8.0, *, quick: bool = False
 ) -> dict[str, tuple[HealthCheck, ...]]:
     """`check` of several, side by side, in `deadline` seconds in all."""
     end = time.monotonic() + deadline
     # A little earlier, so that who was asked in vain can say so himself.
     sooner = end - min(0.5, deadline / 10)
-    looks = {name: _Look(machine, entry, sooner) for name, (machine, entry) in machines.items()}
+    looks = {name: _Look(machine, entry, sooner, quick) for name, (machine, entry) in machines.items()}
     going = {name: _Later(look.look) for name, look in looks.items()}
     found = {}
     for name, look in looks.items():
@@ -82,8 +84,8 @@ class _Later(Generic[T]):
 class _Look:
     """The look at one machine; `found` grows while it goes on."""
 
-    def __init__(self, machine: Machine, entry: MachineEntry, end: float) -> None:
-        self.machine, self.entry, self.end = machine, entry, end
+    def __init__(self, machine: Machine, entry: MachineEntry, end: float, quick: bool) -> None:
+        self.machine, self.entry, self.end, self.quick = machine, entry, end, quick
         self.found: list[HealthCheck] = []
         self.step = "connecting"
 
@@ -104,7 +106,7 @@ class _Look:
 
     def look(self) -> None:
         try:
-            self._whole()
+            self._quick() if self.quick else self._whole()
         except RouteError as e:
             self._stopped(e)
         except Broken as e:
@@ -175,6 +177,19 @@ class _Look:
 
     def _greeted(self) -> Session:
         return Session(self.machine, opening=self.left)
+
+    def _quick(self) -> None:
+        began = time.monotonic_ns()
+        try:
+            session = self._greeted()
+        except RouteError as e:
+            if e.told:
+                self._not_greeted(e)
+                return
+            raise
+        took = (time.monotonic_ns() - began) // 1_000_000
+        self.note("reachable", f"Python {session.hello.get('python')}, answers within {took} ms")
+        session.close()
 
     def _whole(self) -> None:
         began = time.monotonic_ns()
