@@ -9,14 +9,16 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from compute_router.errors import Broken, CredentialsError, Rejected, StoreError, Unavailable
+from compute_router.machines.framing import Frame
 from compute_router.machines.session import Session, Sessions
+from compute_router.progress import transfer
 from compute_router.records import Record
 
 __all__ = ["Brought", "fetch", "wanted"]
@@ -28,7 +30,7 @@ FILES = 4000
 """Files in one request, so that its line stays within what the protocol allows."""
 TRIES = 5
 """Broken connections in a row, without a byte brought between them, after which it is given up."""
-CHUNK = 1 << 18
+SYNCS = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -178,13 +180,19 @@ class _Fetch:
                 before = len(left), self._size(left.values())
                 cause: Exception | None = None
                 try:
-                    with self.sessions.use(fresh=failures > 0) as session:
+                    total = sum(item.bytes for item in left.values())
+                    there = min(total, before[1])
+                    with (
+                        self.sessions.use(fresh=failures > 0) as session,
+                        transfer("fetch", self.sessions.machine.name, total, done=there) as add,
+                    ):
                         for start in range(0, len(left), FILES):
-                            self._ask(session, list(left.values())[start : start + FILES])
+                            self._ask(session, list(left.values())[start : start + FILES], add)
                 except (Broken, Unavailable) as e:
                     cause = e
+                finished = self._finish([item for item in left.values() if self._whole(item)])
                 for item in list(left.values()):
-                    if self._finish(item):
+                    if item.path in finished:
                         del left[item.path]
                     elif cause is None:
                         if item.path in twice:
@@ -255,7 +263,7 @@ class _Fetch:
         finally:
             os.close(folder)
 
-    def _ask(self, session: Session, items: list[Brought]) -> None:
+    def _ask(self, session: Session, items: list[Brought], add: Callable[[int], None]) -> None:
         """Bring `items` into their parts, each from where it stopped."""
         by_path: dict[str, tuple[Brought, int]] = {}
         for item in items:
@@ -294,27 +302,64 @@ class _Fetch:
                         os.close(handle)
                     handle, current = os.open(_part(item), _NEW, 0o600, dir_fd=self.parts), path
                 _write(handle, frame.body, at)
+                add(len(frame.body))
                 by_path[path] = (item, at + len(frame.body))
+        except Broken:
+            self._keep(session.torn(), by_path)
+            raise
         finally:
             if handle >= 0:
                 os.close(handle)
 
-    def _finish(self, item: Brought) -> bool:
-        """Put a whole part under its final name. A whole part of other bytes is thrown away."""
+    def _keep(self, torn: Frame | None, by_path: Mapping[str, tuple[Brought, int]]) -> None:
+        """Keep what came of a piece whose rest never did: it need not be sent again."""
+        path = torn.head.get("path") if torn is not None else None
+        if torn is None or torn.head.get("re") != "fetch" or not isinstance(path, str) or path not in by_path:
+            return
+        item, at = by_path[path]
+        if torn.head.get("offset") == at and at + len(torn.body) <= item.bytes:
+            handle = os.open(_part(item), _NEW, 0o600, dir_fd=self.parts)
+            try:
+                _write(handle, torn.body, at)
+            finally:
+                os.close(handle)
+
+    def _whole(self, item: Brought) -> bool:
+        """Whether its part is whole and right. A whole part of other bytes is thrown away."""
         try:
-            handle = os.open(_part(item), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parts)
+            handle = os.open(_part(item), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parts)
         except FileNotFoundError:
             return False
         with open(handle, "rb") as file:
             if os.fstat(handle).st_size < item.bytes:
                 return False
-            if _digest(file) != item.sha256:
-                os.unlink(_part(item), dir_fd=self.parts)
-                return False
+            if _digest(file) == item.sha256:
+                return True
+        os.unlink(_part(item), dir_fd=self.parts)
+        return False
+
+    def _finish(self, items: Sequence[Brought]) -> set[str]:
+        """Put whole parts under their final names, all synced first; their paths there."""
+        if len(items) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            # A disk takes many syncs at once in hardly more time than one.
+            with ThreadPoolExecutor(SYNCS) as pool:
+                list(pool.map(self._sync, items))
+        else:
+            for item in items:
+                self._sync(item)
+        for item in items:
+            with self._parent(item.to, make=True) as (folder, name):
+                os.replace(_part(item), name, src_dir_fd=self.parts, dst_dir_fd=folder)
+        return {item.path for item in items}
+
+    def _sync(self, item: Brought) -> None:
+        handle = os.open(_part(item), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parts)
+        try:
             os.fsync(handle)
-        with self._parent(item.to, make=True) as (folder, name):
-            os.replace(_part(item), name, src_dir_fd=self.parts, dst_dir_fd=folder)
-        return True
+        finally:
+            os.close(handle)
 
 
 _WALK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

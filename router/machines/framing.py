@@ -86,6 +86,10 @@ class Decoder:
         self._head = None
         return frame
 
+    def torn(self) -> Frame | None:
+        """The frame that more bytes would have made whole, with those of its payload that were fed."""
+        return None if self._head is None else Frame(self._head, bytes(self._buffer))
+
 
 def _read(line: bytes) -> tuple[dict[str, Any], int]:
     try:

@@ -29,7 +29,7 @@ from compute_router.errors import (
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
 from compute_router.machines.others import client, keep
 from compute_router.machines.session import Resend, Session, Sessions
-from compute_router.machines.shipping import finish, ship
+from compute_router.machines.shipping import Tries, finish, ship
 from compute_router.machines.specification import specification
 from compute_router.records import key_run_id
 
@@ -96,11 +96,12 @@ class Running:
         sessions = self.sessions(machine)
         cause: Exception | None = None
         started = False  # whether a start was sent whose answer never came
-        for fresh in (False, True, True):
+        tries = Tries()
+        for fresh in tries:
             sending = False
             try:
                 with sessions.use(fresh=fresh) as session:
-                    pending = ship(session, submission, spec)
+                    pending = ship(session, submission, spec, tries=tries)
                     sending = True
                     status = self._start(session, submission, spec, secrets, pending, interpreter)
             except Broken as e:
@@ -112,6 +113,9 @@ class Running:
                 time.sleep(0.05)
                 continue
             except RouteError as e:
+                if tries.underway and not started and isinstance(e, Unavailable):
+                    cause = e
+                    continue
                 if not started or isinstance(e, (Conflict, SubmitUnknown)):
                     raise
                 cause = e

@@ -12,18 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compute_router.errors import (
-    Broken,
-    RouteError,
-    Unavailable,
-)
+from compute_router.errors import Broken, RouteError, Unavailable
 from compute_router.machines.contract import Machine
 from compute_router.machines.framing import Decoder, Frame, Greeting, encode
 from compute_router.machines.refusing import Resend, refusal
 
 __all__ = ["Resend", "Session", "Sessions", "refusal"]
 
-PIECE = 1 << 18
+PIECE = 1 << 15
+"""Bytes that must be taken within the deadline: small, so that a slow link is never called a dead one."""
 UNREACHED = 18.0
 """Seconds after which a machine that does not answer at all is called unreachable."""
 LEAST = 4.0  # seconds that an opening may take, whatever was spent before
@@ -62,6 +59,9 @@ class Session:
         self._heard: queue.Queue[bytes | Broken | None] = queue.Queue(maxsize=64)
         self._decoder = Decoder()
         self._unseen = 0
+        self._writing: float | None = None
+        self._watch: threading.Thread | None = None
+        self._last_heard = time.monotonic()
         self._expected = 0
         self._pid = os.getpid()
         boot, digest, bundle = _supervisor()
@@ -132,6 +132,7 @@ class Session:
                 last = self._stream.read(1 << 16) or None
             except Broken as e:
                 last = e
+            self._last_heard = time.monotonic()
             # A queue that stays full means that whoever asked is gone or slow: hold the other side up.
             while not self.broken:
                 with contextlib.suppress(queue.Full):
@@ -158,19 +159,37 @@ class Session:
         """Hand over `data`, whose requests will be answered by `expect`; each piece within `deadline`
         seconds. Raises `Broken`."""
         self._expected += len(expect)
+        view = memoryview(data)
         for start in range(0, len(data), PIECE):
-            piece = data[start : start + PIECE] if len(data) > PIECE else data
+            piece = bytes(view[start : start + PIECE]) if len(data) > PIECE else data
             self._unseen += len(piece)
             if self._unseen <= UNSEEN:
                 self._hand_over(piece)
                 continue
-            guard = threading.Timer(deadline or self.patience, self._stream.close)
-            guard.daemon = True
-            guard.start()
+            self._writing = time.monotonic() + (deadline or self.patience)
+            if self._watch is None or not self._watch.is_alive():
+                self._watch = threading.Thread(
+                    target=self._guard, name=f"guard {self.machine.name}", daemon=True
+                )
+                self._watch.start()
             try:
                 self._hand_over(piece)
             finally:
-                guard.cancel()
+                self._writing = None
+
+    def _guard(self) -> None:
+        """End a write that nobody takes and during which nothing is heard either. One thread watches all
+        writes of a session while there are some: a timer for each would cost more than the write."""
+        pause = min(0.25, self.patience / 4)
+        for _ in range(40):
+            while not self.broken and (until := self._writing) is not None:
+                if time.monotonic() > max(until, self._last_heard + self.patience):
+                    self._stream.close()
+                    return
+                time.sleep(pause)
+            if self.broken:
+                return
+            time.sleep(pause)
 
     def _hand_over(self, piece: bytes) -> None:
         if self.broken:
@@ -196,6 +215,9 @@ class Session:
                 self.close()
                 raise
             if frame is not None:
+                # The other side says so while a request takes it long; of a follow it means more.
+                if frame.head.get("beat") is True and frame.head.get("re") != "follow":
+                    continue
                 return frame
             self._decoder.feed(self._hear(self.patience if deadline is None else deadline))
 
@@ -220,6 +242,10 @@ class Session:
             self.answered()
             raise refusal(self.machine.name, "follow", frame.head.get("error"))
         return frame
+
+    def torn(self) -> Frame | None:
+        """The frame that the connection broke in, with what came of its payload."""
+        return self._decoder.torn()
 
     def answered(self) -> None:
         """One request has had its answer. `reply` says so by itself."""

@@ -2,63 +2,154 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Submission
 from compute_router.errors import Broken, RouteError, SubmitUnknown
 from compute_router.machines.framing import Frame, encode
 from compute_router.machines.session import Session
+from compute_router.progress import transfer
 
-__all__ = ["AT_ONCE", "finish", "ship"]
+__all__ = ["AT_ONCE", "Blob", "Tries", "bring", "finish", "ship"]
 
 AT_ONCE = 1 << 18
 """Files of fewer bytes than this, all together, are sent without asking which are there already."""
 MOST_AT_ONCE = 500
 BLOBS = 8000
 """Digests in one `prepare`, so that its line stays within what the protocol allows."""
-PATIENCE = 120.0
-"""Seconds the other side may take to put on disk what it was sent."""
+UNREAD = 4
+"""Requests for what is wanted that are sent before an answer is read."""
+WRITE = 1 << 17
+"""Bytes that are gathered before they are handed over: a frame of its own for each small file is slow."""
 
 
-def ship(session: Session, submission: Submission, spec: bytes) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """Some bytes to be sent, by content. `pieces(offset)` gives them from `offset` on as (offset, piece,
+    last); it raises `InputError` if they are no longer what `sha256` says."""
+
+    sha256: str
+    size: int
+    pieces: Callable[[int], Iterator[tuple[int, bytes, bool]]]
+    shard: bool = False
+    """Whether it goes into a volume and not into the tree."""
+
+
+class Tries:
+    """How often a delivery that breaks off is begun again: three times in a row without getting further,
+    and some more, with pauses, once a part of it has arrived.
+
+    Iterating gives for each try whether it is to have a fresh session.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._least: int | None = None
+        self.underway = False
+        """Whether a part has arrived: then a machine that cannot be reached for a moment is no refusal."""
+        self.there: set[str] = set()
+        """What the machine said it has: not asked again, as long as no commit has found it missing."""
+        self.committed = False
+
+    def __iter__(self) -> Iterator[bool]:
+        yield False
+        while self._failures < (7 if self.underway else 2):
+            time.sleep(min(3.0, 0.05 * 2**self._failures) if self._failures else 0.0)
+            self._failures += 1
+            yield True
+
+    def owed(self, size: int) -> None:
+        """So many bytes are not there yet, as a try is told when it begins."""
+        if self._least is not None and size < self._least:
+            self._failures, self.underway = 0, True
+        self._least = size if self._least is None else min(size, self._least)
+
+
+def ship(
+    session: Session,
+    submission: Submission,
+    spec: bytes,
+    *,
+    shards: Sequence[Blob] = (),
+    tries: Tries | None = None,
+) -> list[str]:
     """Send everything up to `commit`; returns the requests whose answers are still to be read.
 
     Raises `InputError` for a file that changed since the snapshot (nothing is committed then),
     `Broken` as every request does.
     """
-    blobs = [(sha256, size) for sha256, (_, size) in submission.snapshot.sources.items()]
+    snapshot, tries = submission.snapshot, tries or Tries()
+    if tries.committed:
+        tries.there.clear()
+    blobs = [
+        Blob(sha256, size, functools.partial(snapshot.chunks, sha256))
+        for sha256, (_, size) in snapshot.sources.items()
+    ]
     about: dict[str, Any] = {"run_id": submission.id, "spec_sha256": hashlib.sha256(spec).hexdigest()}
     commit = encode({"op": "commit", "run_id": submission.id}, spec)
-    if sum(size for _, size in blobs) < AT_ONCE and len(blobs) <= MOST_AT_ONCE:
-        frames = [encode({"op": "prepare", **about, "blobs": blobs})]
-        for sha256, _ in blobs:
-            frames += _frames(submission, sha256, 0)
+    few = sum(blob.size for blob in blobs) < AT_ONCE and len(blobs) <= MOST_AT_ONCE
+    if few and not shards:
+        frames = [encode({"op": "prepare", **about, "blobs": [[b.sha256, b.size] for b in blobs]})]
+        for blob in blobs:
+            frames += _frames(blob, 0)
         session.write(b"".join([*frames, commit]), expect=("prepare", "commit"))
         return ["prepare", "commit"]
-    for start in range(0, len(blobs), BLOBS):
-        part = blobs[start : start + BLOBS]
-        answer = session.ask("prepare", **about, blobs=part, deadline=PATIENCE).head
-        if answer.get("committed") == about["spec_sha256"]:
-            break
-        for sha256, offset in _wanted(session, answer, dict(part)):
-            for frame in _frames(submission, sha256, offset):
-                session.write(frame)
+    bring(session, "prepare", about, [*blobs, *shards], tries)
+    tries.committed = True
     session.write(commit, expect=("commit",))
     return ["commit"]
 
 
-def _frames(submission: Submission, sha256: str, offset: int) -> Iterator[bytes]:
-    for at, piece, last in submission.snapshot.chunks(sha256, offset):
-        yield encode({"op": "blob", "sha256": sha256, "offset": at, "last": last}, piece)
+def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[Blob], tries: Tries) -> None:
+    """Ask by `op` which of `blobs` are wanted, and send those. Not awaited: the answer to the next request
+    tells whether they arrived."""
+    by_digest = {blob.sha256: blob for blob in blobs}
+    asked = [blob for blob in blobs if blob.sha256 not in tries.there]
+    wanted: list[tuple[Blob, int]] = []
+    parts = [asked[start : start + BLOBS] for start in range(0, len(asked), BLOBS)] or [[]]
+    for start in range(0, len(parts), UNREAD):
+        some = parts[start : start + UNREAD]
+        for part in some:
+            listed: dict[str, Any] = {"blobs": [], "shards": []}
+            for blob in part:
+                listed["shards" if blob.shard else "blobs"].append([blob.sha256, blob.size])
+            session.send(op, b"", **about, **listed)
+        for _ in some:
+            wanted += _wanted(session, session.reply(op).head, by_digest)
+    total = sum(blob.size for blob in blobs)
+    owed = sum(blob.size - offset for blob, offset in wanted)
+    tries.owed(owed)
+    tries.there |= by_digest.keys() - {blob.sha256 for blob, _ in wanted}
+    if not wanted:
+        return
+    gathered = bytearray()
+    with transfer("send", session.machine.name, total, done=total - owed) as add:
+        for blob, offset in wanted:
+            for frame in _frames(blob, offset):
+                gathered += frame
+                if len(gathered) >= WRITE:
+                    session.write(bytes(gathered))
+                    add(len(gathered))
+                    gathered.clear()
+        session.write(bytes(gathered))
+        add(len(gathered))
 
 
-def _wanted(session: Session, answer: dict[str, Any], sizes: dict[str, int]) -> list[tuple[str, int]]:
+def _frames(blob: Blob, offset: int) -> Iterator[bytes]:
+    for at, piece, last in blob.pieces(offset):
+        yield encode({"op": "blob", "sha256": blob.sha256, "offset": at, "last": last}, piece)
+
+
+def _wanted(session: Session, answer: dict[str, Any], blobs: Mapping[str, Blob]) -> list[tuple[Blob, int]]:
     """What is to be sent and from where. A digest that was not offered is not ours to send."""
     try:
-        wanted = [(str(sha256), int(offset)) for sha256, offset in answer["want"]]
-        if all(0 <= offset <= sizes[sha256] for sha256, offset in wanted):
+        wanted = [(blobs[str(sha256)], int(offset)) for sha256, offset in answer["want"]]
+        if all(0 <= offset <= blob.size for blob, offset in wanted):
             return wanted
     except (TypeError, ValueError, KeyError):
         pass
@@ -75,10 +166,10 @@ def finish(session: Session, pending: Sequence[str]) -> Frame:
     first: RouteError | None = None
     for op in pending[:-1]:
         try:
-            session.reply(op, deadline=PATIENCE)
+            session.reply(op)
         except RouteError as e:
             first = first or e
     try:
-        return session.reply(pending[-1], deadline=PATIENCE)
+        return session.reply(pending[-1])
     except RouteError as e:
         raise (first if first and not isinstance(e, SubmitUnknown) else e) from e

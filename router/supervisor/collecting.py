@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from . import closing, files, machine, masking, names, retaining, starting, truth, wire
+from . import closing, files, machine, masking, names, packs, retaining, shards, starting, truth, wire
 from . import manifest as listing
 from .runs import Run
 from .wire import Fault, Gone
@@ -248,4 +248,25 @@ def unused(root: str, before_us: int, dry: bool, without: Set[str]) -> Tuple[int
                 count, size = count + 1, size + status.st_blocks * 512
                 if not dry:
                     os.unlink(path)
+    for path, blobs, bytes_ in _packs(root, before_us):
+        if needed.isdisjoint(blobs):
+            count, size = count + len(blobs), size + bytes_
+            if not dry:
+                os.unlink(path)
+    for path, bytes_ in shards.unused(root, before_us):
+        count, size = count + 1, size + bytes_
+        if not dry:
+            os.unlink(path)
     return count, size
+
+
+def _packs(root: str, before_us: int) -> List[Tuple[str, List[str], int]]:
+    """The packs older than `before_us`: path, digests, bytes. One goes as a whole, once no run needs any
+    of it."""
+    folder, found = os.path.join(root, "packs"), []
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        status = os.lstat(path)
+        if status.st_mtime_ns // 1000 < before_us:
+            found.append((path, [digest for digest, _, _ in packs.index(path)], status.st_blocks * 512))
+    return found

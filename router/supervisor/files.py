@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import time
 
@@ -21,6 +22,26 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def copy(source: int, sink: int) -> None:
+    """Write all that can still be read from `source` to `sink`."""
+    while True:
+        data = os.read(source, 1 << 20)
+        if not data:
+            return
+        write_all(sink, data)
+
+
+def digest(fd: int) -> str:
+    """The sha256 of what stands under `fd`, from its first byte on."""
+    made = hashlib.sha256()
+    os.lseek(fd, 0, os.SEEK_SET)
+    while True:
+        data = os.read(fd, 1 << 20)
+        if not data:
+            return made.hexdigest()
+        made.update(data)
 
 
 def sync_folder(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from . import machine, names, runs, wire
 from .wire import Fault, Gone, Wire
@@ -21,6 +22,34 @@ SCARCE = 20
 FOLDERS = ("blobs", "stage", "volumes", "runs")
 
 
+SLOW = ("prepare", "blob", "commit", "manifest")
+"""Operations that may take long, of which the client hears meanwhile that they are going on."""
+BEAT = 5.0
+"""Seconds between two beats."""
+
+
+class Beats:
+    """Tells the client every few seconds that a request is still worked on, so that a silent machine is a
+    dead one however large the files are."""
+
+    def __init__(self, stream: Wire) -> None:
+        self.wire, self.op, self._over = stream, "", threading.Event()
+        self._thread = threading.Thread(target=self._go, daemon=True)
+        self._thread.start()
+
+    def _go(self) -> None:
+        try:
+            while not self._over.wait(BEAT):
+                if self.op:
+                    self.wire.send({"re": self.op, "beat": True})
+        except Gone:
+            pass
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 class Server:
     """One connection. Holds nothing that its end would lose but half-sent blobs, which stay."""
 
@@ -28,6 +57,7 @@ class Server:
         self.root, self.nonce, self.wire = root, nonce, stream
         self._stage: Optional[Stage] = None
         self._starts = 0
+        self._beats: Optional[Beats] = None
 
     @property
     def stage(self) -> Stage:
@@ -63,7 +93,19 @@ class Server:
             method = OPS.get(op)
             if method is None:
                 raise Fault("BAD_REQUEST", "no operation is called %.40r" % op, "see docs/protocol.md")
-            reply = method(self, head, body)
+            if op in SLOW and self._beats is None:
+                self._beats = Beats(self.wire)
+            elif op not in SLOW and self._beats is not None:
+                # What follows may fork, which no other thread is to see.
+                self._beats.end()
+                self._beats = None
+            if self._beats is not None:
+                self._beats.op = op
+            try:
+                reply = method(self, head, body)
+            finally:
+                if self._beats is not None:
+                    self._beats.op = ""
         except Fault as fault:
             error = fault.told()
         except Gone:
@@ -107,7 +149,7 @@ class Server:
         return self.stage.prepare(head)
 
     def blob(self, head: Json, body: bytes) -> None:
-        self.stage.blob(head, body)
+        self.stage.arriving.blob(head, body)
 
     def commit(self, head: Json, body: bytes) -> Json:
         return self.stage.commit(head, body)
@@ -262,6 +304,8 @@ def main(hello: Json, rest: bytes = b"") -> None:
         if greeting["ok"]:
             server.serve()
     except (Gone, KeyboardInterrupt):
-        pass
+        torn = stream.torn
+        if torn is not None and torn["op"] == "blob":
+            server.stage.arriving.torn(torn, stream.rest())
     if server._stage is not None:
         server._stage.close()

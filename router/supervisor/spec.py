@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import group, inplace, names, wire
+from . import group, inplace, names, shards, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ FAMILIES = ("cpu", "gpu", "tpu")
 FRAMEWORKS = ("torch", "xla", "any", "none")
 _NAMES = """schema run_id key workload_digest kind purpose argv python cwd tree env secrets timeout_us
 grace_us log_cap_bytes outputs volumes cache_key cache_parts framework launcher devices leases metrics
-observe in_place environment import_probes group"""
+observe in_place environment import_probes group stage"""
 _KEYS = frozenset(_NAMES.split())
 
 
@@ -113,6 +113,7 @@ def _check(spec: Any, run_id: str) -> None:
         if role not in names.ROLES:
             raise Fault("BAD_SPEC", "%.40r is no role of a volume" % (role,))
         names.word(name, "the name of volume %s" % role)
+    shards.check(_need(spec.get("stage", []), list, "stage"), spec.get("volumes", {}))
     if spec.get("cache_key") is not None:
         names.word(spec["cache_key"], "cache_key")
     _need(spec.get("cache_parts") or {}, dict, "cache_parts")

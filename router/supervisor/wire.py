@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class Wire:
     def __init__(self, source: int, sink: int, rest: bytes = b"") -> None:
         self.source, self.sink = source, sink
         self._buffer = bytearray(rest)
+        self._lock = threading.Lock()
+        self.torn: Optional[Dict[str, Any]] = None
+        """The line of a frame whose payload has not come whole."""
 
     def ready(self, timeout: float) -> bool:
         """Whether something (or the end) can be read within `timeout` seconds."""
@@ -140,7 +144,14 @@ class Wire:
         most = MOST_SPEC if head["op"] == "commit" else MOST_PAYLOAD
         if type(size) is not int or not 0 <= size <= most:
             raise Fault("BAD_REQUEST", "a payload of %s bytes" % str(size)[:30], "at most %d" % most)
-        return head, self.exactly(size)
+        self.torn = head
+        body = self.exactly(size)
+        self.torn = None
+        return head, body
+
+    def rest(self) -> bytes:
+        """What came of a payload whose rest never did."""
+        return bytes(self._buffer)
 
     def send(self, head: Dict[str, Any], body: bytes = b"") -> None:
         if body:
@@ -148,6 +159,10 @@ class Wire:
         self.put(dumps(head) + b"\n" + body)
 
     def put(self, data: bytes) -> None:
+        with self._lock:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             try:
