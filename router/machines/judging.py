@@ -14,8 +14,8 @@ from compute_router.workload import Accelerator
 __all__ = ["clock", "facts", "looks_at_gpus"]
 
 Facts = Mapping[str, Any]
-LEAST_BYTES, FEW_BYTES = 1 << 30, 20 << 30
-"""Less stops a run that has an environment of its own; few is what one with torch and its files may need."""
+LEAST_BYTES, FEW_BYTES = 256 << 20, 20 << 30
+"""With less no run is begun; few is what an environment with torch, and its files, may need."""
 LEAST_FILES, FEW_FILES = 10_000, 200_000
 OFF_US = 1_000_000
 

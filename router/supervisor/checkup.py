@@ -78,8 +78,8 @@ def _tried(path: str) -> Json:
     try:
         fd = os.open(path, files.NEW, 0o700)
         try:
+            # Not synced: a disk that is busy is no reason to call a machine unfit.
             files.write_all(fd, b"#!/bin/sh\nexit 0\n" + b"#" * 4096)
-            os.fsync(fd)
         finally:
             os.close(fd)
         found["written"] = True
