@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compute_router import errors
+from compute_router.adopting import is_adopted
 from compute_router.backend import Backend, Cost, Handle, State, Status
 from compute_router.starting import Intent, guarded, noticed
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["STUDY", "collect"]
+__all__ = ["STUDY", "collect", "gone"]
 
 MOST_EVENTS = 10_000
 STUDY = "study"
@@ -78,6 +79,8 @@ def collect(
             events=_events(run),
             clock={name: seen[name] for name in ("offset_us", "rtt_us") if name in seen},
             study=_study(run),
+            adopted=is_adopted(run),
+            remarks=[said] if (said := gone(run)) else [],
         )
 
     receipt = run.seal(build, attempt=status.attempt)
@@ -106,6 +109,19 @@ def _fetch(run: RunFolder, status: Status, backend: Backend, handle: Handle) -> 
         raise errors.StoreError(
             f"{run.path / 'measured.json'} cannot be read: {e.strerror}", mend="see its permissions"
         ) from e
+
+
+def gone(run: RunFolder) -> str:
+    """Which outputs were not there any more when they were fetched, and who has them; empty if all were."""
+    note = run.read_json("gone")
+    if note is None:
+        return ""
+    count, size, at, by = (note.get(name) for name in ("files", "bytes", "collected_us", "by"))
+    when = f" at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at / 1e6))} UTC" if type(at) is int else ""
+    return (
+        f"{count} outputs ({size:,} bytes) are not here: another client collected them"
+        f"{f' ({by})' if by else ''}{when}, and they were removed"
+    )
 
 
 def _study(run: RunFolder) -> dict[str, Any]:

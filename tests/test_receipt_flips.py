@@ -15,6 +15,7 @@ from receipt_samples import made, measurements
 from compute_router import Router, run
 from compute_router.backend import State
 from compute_router.receipt import receipt_id, verify
+from compute_router.receipt.schema import RULES
 from compute_router.receipt.verifying import judge
 from compute_router.records import canonical, encode
 from compute_router.workload import Entry, Workload
@@ -63,7 +64,7 @@ def test_a_name_that_stands_twice_is_told() -> None:
     assert [(p.code, p.path) for p in verify(twice)] == [("DUPLICATE_KEY", "attempt"), ("NOT_CANONICAL", "")]
 
 
-@pytest.mark.parametrize("rules", [1, 2])
+@pytest.mark.parametrize("rules", [1, 2, 3])
 def test_receipts_of_older_rules_verify_as_they_were_made(rules: int) -> None:
     judged = judge(DATA / f"receipt_rules_{rules}.json")
     assert judged.problems == []
@@ -93,7 +94,7 @@ def test_rules_that_are_none_are_told(rules: Any) -> None:
     try:
         data = resealed({"rules": rules})
     except ValueError:
-        data = encode(made(measurements())).replace(b'"rules":3', b'"rules":2.5')
+        data = encode(made(measurements())).replace(b'"rules":%d' % RULES, b'"rules":2.5')
     assert verify(data)
 
 

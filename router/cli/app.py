@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Act on a run": {
         "cancel": ("acting", "Ask runs to end."),
         "resume": ("acting", "Go on with a run from wherever it was left, to its receipt."),
+        "shell": ("shell", "Open a shell where a run is, or run a command there."),
         "collect": ("acting", "Bring back final runs' outputs and write their receipts."),
     },
     "Evidence": {

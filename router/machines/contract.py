@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from compute_router.backend import Backend, Handle, Kept, Offer, Status, Submission, There
+from compute_router.backend import Backend, Handle, Kept, Offer, Shell, Status, Submission, There
 from compute_router.errors import Rejected, RouteError
 from compute_router.records import Record
 from compute_router.workload import Workload
@@ -199,3 +199,10 @@ class MachineBackend(Backend):
 
         found: Sequence[There] = there(cast("Any", self), cast("Any", self._running))
         return found
+
+    def shell(
+        self, handle: Handle, argv: Sequence[str] = (), *, size: tuple[int, int] | None = None
+    ) -> Shell:
+        from compute_router.machines.shell import open_shell
+
+        return open_shell(self._running.machine_of(handle), handle.run_id, argv, size=size)

@@ -129,7 +129,8 @@ def fetch(sessions: Sessions, run_id: str, into: Path) -> Sequence[Path]:
     when the machine cannot be reached or a file there no longer is what the manifest says,
     `Rejected` for a manifest that no honest machine writes, `StoreError` when it cannot be written.
     """
-    files = wanted(_manifest(sessions, run_id))
+    manifest = _manifest(sessions, run_id)
+    files = wanted(manifest)
     try:
         into.mkdir(parents=True, exist_ok=True)
         base = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -137,6 +138,7 @@ def fetch(sessions: Sessions, run_id: str, into: Path) -> Sequence[Path]:
         raise _unwritten(into, e) from e
     try:
         _Fetch(sessions, run_id, base, files).run()
+        _note(base, manifest)
     except OSError as e:
         raise _unwritten(into, e) from e
     finally:
@@ -154,6 +156,25 @@ def _manifest(sessions: Sessions, run_id: str) -> Mapping[str, Any]:
 
         values = json.dumps(recall(e.names, keyring=True)).encode()
         return sessions.ask("manifest", values, run_id=run_id, unmasked=True, deadline=120.0).head
+
+
+def _note(base: int, manifest: Mapping[str, Any]) -> None:
+    """Write down what cannot be brought any more since another client has collected it: `gone.json`."""
+    gone, taken = manifest.get("gone"), manifest.get("collected")
+    if not isinstance(gone, list) or not gone:
+        return
+    sizes = [item.get("bytes") for item in gone if isinstance(item, dict)]
+    at, by = (taken.get("at_us"), taken.get("by")) if isinstance(taken, dict) else (None, None)
+    note = {
+        "files": len(gone),
+        "bytes": sum(size for size in sizes if type(size) is int and 0 <= size < 2**53),
+        "collected_us": at if type(at) is int and 0 <= at < 2**53 else None,
+        "by": str(by)[:200] if by else None,
+    }
+    handle = os.open(".gone.json.part", _NEW | os.O_TRUNC, 0o600, dir_fd=base)
+    with open(handle, "wb") as file:
+        file.write(json.dumps(note).encode() + b"\n")
+    os.replace(".gone.json.part", "gone.json", src_dir_fd=base, dst_dir_fd=base)
 
 
 def _unwritten(into: Path, error: OSError) -> StoreError:

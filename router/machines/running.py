@@ -232,6 +232,10 @@ class Running:
             mend="add that machine again",
         )
 
+    def machine_of(self, handle: Handle) -> Machine:
+        """The machine that `handle` names first. Raises `HandleLost`."""
+        return self._of(handle).machine
+
     def _lost(self, handle: Handle) -> HandleLost:
         then = (handle.data.get("roots") or ["?"])[0]
         now = self._of(handle).machine.root

@@ -51,6 +51,8 @@ def build(
     events: Sequence[Mapping[str, Any]] = (),
     clock: Mapping[str, int] | None = None,
     study: Mapping[str, Any] | None = None,
+    adopted: bool = False,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The receipt of one final attempt, of whatever state. Pure; never raises for what a machine said.
 
@@ -59,12 +61,14 @@ def build(
     block that is not canonical, too large or not what its digest says is left out, with a caveat.
     `intent` and `handle` are records or plain data; `events` the lines of `events.jsonl`;
     `plugin_origins` maps (thing, name) to an `Origin`; `clock` may hold `offset_us` and `rtt_us`;
-    `study` the values of the fields `study.*` of a run that belongs to one.
+    `study` the values of the fields `study.*` of a run that belongs to one; `adopted` says that another
+    client submitted it; `remarks` are further caveats.
     `chain` is what `RunFolder.seal` gives.
     """
     if not status.state.final:
         raise ValueError(f"a run that is {status.state.value} has no receipt yet")
     block, sha256, caveats = _measured(measured, measured_sha256, run_id, status.attempt)
+    caveats += remarks
     if at_path(block, "log.scrubbed.v") is False:
         caveats.append("nobody could look through all of the log and the outputs for secrets")
     cpu = _family(workload, offers, intent) == "cpu"
@@ -91,6 +95,7 @@ def build(
             "version": __version__,
             "python": platform.python_version(),
             "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "adopted": adopted,
         },
     ).build()
     receipt: dict[str, Any] = {

@@ -78,7 +78,7 @@ class Context:
     clock: Mapping[str, int]
     study: Mapping[str, Any]
     caveats: Sequence[str]
-    client: Mapping[str, str]
+    client: Mapping[str, str | bool]
 
     def build(self) -> dict[str, Any]:
         """Every field of the blocks `context` and `measured`, as facts at their paths."""
@@ -265,8 +265,8 @@ class Context:
                 }
             )
         say("plugins", plugins, "observed")
-        for name, text in self.client.items():
-            say(f"client.{name}", text, "observed")
+        for name, told in self.client.items():
+            say(f"client.{name}", told, "observed")
         for name, number in self.clock.items():
             say(f"clock.{name}", number, "observed")
         for name, v in self.study.items():

@@ -227,6 +227,7 @@ plugins             | list:plugins | obs | I | context | o |  | the plugins that
 client.version      | text | obs | I | context | o |  | version of the router
 client.python       | text | obs | I | context | o |  | Python of the client
 client.os           | text | obs | I | context | o |  | system of the client
+client.adopted      | bool | obs | I | context | o |  | another client submitted the run; this one found it at its place ~3
 redactions          | list:redactions | der | I | context | d |  | what was removed from this receipt
 """  # noqa: E501
 

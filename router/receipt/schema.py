@@ -36,7 +36,7 @@ __all__ = [
 
 SCHEMA = "route.receipt/1"
 MEASURED = "route.measured/1"
-RULES = 3
+RULES = 4
 """The version of the rules by which derived and observed fields are made from the rest."""
 
 CLASSES = {

@@ -38,6 +38,7 @@ class Tree:
         self.pid = int(executed["pid"]) if executed else 0
         self.start = int(executed["start"]) if executed else 0
         self.marker = ("ROUTE_RUN_ID=%s" % attempt.run.id).encode()
+        self.aside = ("ROUTE_SHELL=%s" % attempt.run.id).encode()
         started = attempt.json("started.json") or {}
         self._ours = {os.getpid(), os.getppid() if keeper else 0, keeper, watcher, link}
         self._ours.add(keeper or int(started.get("waiter", {}).get("pid", 0)))
@@ -102,7 +103,9 @@ class Tree:
             return False
         finally:
             os.close(fd)
-        return b"\0" + self.marker + b"\0" in data + b"\0"
+        # A user's shell beside the run has its variables and is none of it.
+        data += b"\0"
+        return b"\0" + self.marker + b"\0" in data and b"\0" + self.aside + b"\0" not in data
 
     def _holds(self, pid: int) -> bool:
         """Whether the process has our log open for writing, or a lease with our lock on it: both are

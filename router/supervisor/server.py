@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SCARCE = 20
 """With less than 1 / SCARCE of the disk free, outputs that others have collected give way to new work."""
+SILENT = ("blob", "keep", "input", "window")
+"""Requests without an answer, whatever becomes of them."""
 FOLDERS = ("blobs", "stage", "volumes", "runs")
 
 
@@ -134,7 +136,7 @@ class Server:
             if op == "start":
                 self.started()
             return
-        if op not in ("blob", "keep"):
+        if op not in SILENT:
             self.wire.send({"re": op, "ok": False, "error": error})
 
     # Each operation returns the facts of its reply (a payload under the empty name), or None for none.
@@ -196,6 +198,17 @@ class Server:
     def stop(self, head: Json, body: bytes) -> None:
         """Ends a `follow` that is under way, by being a line; does nothing else and has no reply."""
 
+    def shell(self, head: Json, body: bytes) -> None:
+        from . import shelling
+
+        shelling.shell(runs.run(self.root, head).need(), self.wire, head)
+
+    def input(self, head: Json, body: bytes) -> None:
+        """Bytes for a `shell`, which reads them itself; what still comes after its end is nobody's."""
+
+    def window(self, head: Json, body: bytes) -> None:
+        """The size of the terminal of a `shell`, as `input`."""
+
     def log(self, head: Json, body: bytes) -> Json:
         from . import follow
 
@@ -252,7 +265,8 @@ class Server:
 
 
 _NAMES = """prepare blob commit keep kept start go release status follow stop log manifest fetch collected
-cancel cleanup probe checkup list gc"""
+cancel cleanup probe checkup list gc shell
+input window"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()
 }

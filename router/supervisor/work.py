@@ -29,7 +29,7 @@ CACHES = (
 TRACES = "trace"
 """The folder of an attempt that torch writes its traces to."""
 SWITCHES = (("TORCHINDUCTOR_FX_GRAPH_CACHE", "1"), ("TORCHINDUCTOR_AUTOGRAD_CACHE", "1"))
-_OURS = "HOME RUN_ID ATTEMPT METRICS INSIDE OUTPUTS CHECKPOINTS NODE_RANK NODES"
+_OURS = "HOME RUN_ID ATTEMPT METRICS INSIDE OUTPUTS CHECKPOINTS NODE_RANK NODES SHELL"
 OURS = tuple("ROUTE_" + name for name in _OURS.split())
 RANKS = "ranks"
 """The folder of an attempt for what each rank leaves when it fails."""
