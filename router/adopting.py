@@ -120,13 +120,25 @@ def adopt(router: Router, kept: Kept) -> RunFolder:
             f"run {run_id} is on {kept.place}, but its client left no {', '.join(sorted(missing))} there",
             mend="ask the client that submitted it, or update it",
         )
+    from compute_router.planning import Plan
+    from compute_router.policy import Decision
+    from compute_router.starting import Intent
+
     try:
         workload = msgspec.convert(records.pop("workload"), Workload)
+        msgspec.convert(records["intent"], Intent)
     except msgspec.ValidationError as e:
         raise errors.Refused(
             f"run {run_id} on {kept.place} was submitted by another version of the router: {e}",
             mend="upgrade compute-router",
         ) from e
+    try:
+        msgspec.convert(records["decision"], Decision)
+        Plan.read(records["offers"])
+    except (msgspec.ValidationError, KeyError, TypeError, AttributeError):
+        # What was offered and decided is for the receipt to tell; without it, it tells less.
+        records.pop("decision", None)
+        records.pop("offers", None)
     told = records.pop("run")
     adopted = {"at_us": time.time_ns() // 1000, "place": kept.place}
     about: dict[str, Any] = {"adopted": adopted}

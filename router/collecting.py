@@ -85,6 +85,8 @@ def collect(
 
     receipt = run.seal(build, attempt=status.attempt)
     tell("receipt", receipt_id=receipt["receipt_id"])
+    if said := gone(run):
+        tell("gone", what=said)
     if backend is not None and handle is not None:
         try:
             guarded(backend.name, lambda: backend.cleanup(handle))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,12 @@ class Plan:
         decision, offers = run.read("decision", Decision), run.read_json("offers")
         if decision is None or offers is None:
             return None
-        return cls(workload=workload, offers=tuple(map(_untagged, offers["offers"])), decision=decision)
+        return cls(workload=workload, offers=cls.read(offers), decision=decision)
+
+    @staticmethod
+    def read(offers: Mapping[str, Any]) -> tuple[Offer | NoOffer, ...]:
+        """The offers of the record `offers`. Raises `KeyError`, `TypeError` or msgspec's error for none."""
+        return tuple(map(_untagged, offers["offers"]))
 
 
 def _tagged(offer: Offer | NoOffer) -> dict[str, Any]:

@@ -2,72 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import sys
-import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROUTE, Route
-
-
-class Terminal:
-    """`route ARGS` on a terminal of its own, 80 columns wide; `seen` is all it has shown."""
-
-    def __init__(self, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
-        self.seen = ""
-        self.pid, self._end = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            merged = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **(env or {})}
-            os.execve(sys.executable, [*ROUTE, *args], merged)
-        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-
-    def until(self, text: str, seconds: float = 30.0) -> str:
-        """Read until `text` has been shown; fails with what was shown instead."""
-        end = time.monotonic() + seconds
-        while text not in self.seen and time.monotonic() < end and self._read(0.1):
-            pass
-        assert text in self.seen, f"{text!r} was not shown:\n{self.seen}"
-        return self.seen
-
-    def _read(self, seconds: float) -> bool:
-        if not select.select([self._end], [], [], seconds)[0]:
-            return True
-        try:
-            data = os.read(self._end, 65536)
-        except OSError:
-            return False
-        self.seen += data.decode("utf-8", "replace").replace("\r\n", "\n")
-        return bool(data)
-
-    def type(self, text: str) -> None:
-        os.write(self._end, text.encode())
-
-    def exit(self, seconds: float = 30.0) -> int:
-        """Read to the end and return the exit code."""
-        end = time.monotonic() + seconds
-        while self._read(0.1) and time.monotonic() < end:
-            pass
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self._end)
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        os.kill(self.pid, signal.SIGKILL)
-        raise AssertionError(f"it did not end:\n{self.seen}")
-
+from terminals import Terminal
 
 SLOW = "import time\nprint('begun', flush=True)\ntime.sleep({seconds})\nprint('over', flush=True)\n"
 ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")

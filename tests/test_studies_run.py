@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROUTE, Route
 from studying import document, driver_of, study, until, witnessed
-from test_cli_terminal import Terminal
+from terminals import Terminal
 
 from compute_router.receipt import verify
 from compute_router.studies import receipts

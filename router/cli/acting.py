@@ -91,6 +91,8 @@ def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
     Repeatable: what is there is not fetched again.
     """
 
+    from compute_router.collecting import gone
+
     def bring(ref: str) -> dict[str, Any]:
         run = cli.folder(ref)
         _learn(cli, run, env_file)
@@ -100,6 +102,8 @@ def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
         total = size(sum(p.stat().st_size for p in files))
         cli.out.line(str(run.path / "receipt.json"))
         cli.out.note(f"{len(files)} output files, {total}, in {outputs}")
+        if said := gone(run):
+            cli.out.warn(said)
         return {"run_id": run.id, "path": str(run.path), "receipt_id": receipt.get("receipt_id")}
 
     return each(cli, ids, bring)

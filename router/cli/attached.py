@@ -72,6 +72,8 @@ class Stages:
                 return "submitted", f"to {place}{nth}"
             case "refused":
                 return "refused", f"by {place}: {event.get('what')}"
+            case "gone":
+                return "left out", str(event.get("what"))
             case "again":
                 return "again", f"attempt {attempt}: the one before never executed"
             case "state":

@@ -30,6 +30,7 @@ ASKED_AT_ONCE = 8
 @click.option("--backend", "-b", metavar="NAME", help="Only at this backend.")
 @click.option("--name", metavar="NAME", help="Only workloads of this name.")
 @click.option("--ids", "-q", is_flag=True, help="Print the ids alone.")
+@click.option("--there", is_flag=True, help="Also runs at the places that this store does not know.")
 @click.option("--refresh/--no-refresh", default=True, help="Ask the places of live runs (default).")
 @click.pass_obj
 def ps(
@@ -42,9 +43,14 @@ def ps(
     backend: str | None,
     name: str | None,
     ids: bool,
+    there: bool,
     refresh: bool,
 ) -> int:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    With --there the places are asked for runs that other clients submitted; any verb that takes an ID
+    works with theirs.
+    """
     from compute_router.home import default_home
     from compute_router.index import list_runs
 
@@ -65,17 +71,68 @@ def ps(
         rows = [
             row for row in rows if (not states or row.state in states) and (not live or row.state not in ENDS)
         ]
+    others = _elsewhere(cli, backend, states, live, None if every else limit) if there else []
     if ids:
-        for row in rows:
-            cli.out.line(row.id)
+        for row_id in [*(row.id for row in rows), *(other["run_id"] for other in others)]:
+            cli.out.line(row_id)
     elif rows or not cli.out.terminal:
         cli.out.table(
             ["RUN", "NAME", "KIND", "BACKEND", "STATE", "MADE", "TOOK"], [_cells(cli, row) for row in rows]
         )
     else:
         cli.out.line("no runs; `route run workload.py` makes one, `route init` writes a starter")
-    cli.out.done({"runs": [_as_data(row) for row in rows]})
+    if there and not ids:
+        _show(cli, others)
+    cli.out.done({"runs": [_as_data(row) for row in rows], **({"there": others} if there else {})})
     return 0
+
+
+def _elsewhere(
+    cli: Cli, backend: str | None, states: tuple[str, ...], live: bool, limit: int | None
+) -> list[dict[str, Any]]:
+    """The runs that places have and this store does not know; a warning for each that could not be asked."""
+    from compute_router.adopting import there
+
+    cli.out.busy("asking the places")
+    found, unseen = there(cli.router, backend)
+    cli.out.calm()
+    for why in unseen:
+        cli.out.warn(why)
+    listed = [
+        {
+            "run_id": run.run_id,
+            "backend": name,
+            "place": run.place,
+            "state": run.state,
+            "attempt": run.attempt,
+            "ended_us": run.ended_us,
+            "collected": run.collected,
+            **{key: run.about.get(key) for key in ("name", "kind", "purpose", "created_us")},
+        }
+        for name, run in found
+        if (not states or run.state in states) and (not live or run.state not in ENDS)
+    ]
+    return listed[:limit]
+
+
+def _show(cli: Cli, others: list[dict[str, Any]]) -> None:
+    if not others:
+        cli.out.line("the places have no other runs")
+        return
+    cli.out.line()
+    cells = [
+        [
+            other["run_id"],
+            str(other["name"] or "-"),
+            str(other["kind"] or "-"),
+            f"{other['backend']}/{other['place']}",
+            other["state"],
+            age(other["created_us"] if type(other["created_us"]) is int else None),
+            "yes" if other["collected"] else "-",
+        ]
+        for other in others
+    ]
+    cli.out.table(["ELSEWHERE", "NAME", "KIND", "PLACE", "STATE", "MADE", "COLLECTED"], cells)
 
 
 def _known(states: tuple[str, ...]) -> None:

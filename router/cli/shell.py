@@ -125,7 +125,7 @@ def _raw(size: int) -> Iterator[None]:
     for each in (signal.SIGTERM, signal.SIGHUP):
         held[each] = signal.signal(each, ended)
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSADRAIN)  # what was typed ahead is for the shell
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSANOW, before)

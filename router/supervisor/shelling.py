@@ -65,7 +65,7 @@ def variables(attempt: Attempt, spec: Json, term: str) -> Dict[str, str]:
     """What the work sees, without its secrets and without what would make a measurement of the shell."""
     devices = files.hint_json(attempt.at("started.json")).get("devices") or []
     env = work.environment(attempt, spec, {}, devices)
-    for name in ("ROUTE_INSIDE", "TORCH_TRACE"):
+    for name in ("ROUTE_INSIDE", "TORCH_TRACE", *spec.get("secrets", [])):
         env.pop(name, None)
     env.update(ROUTE_METRICS=os.devnull, ROUTE_OBSERVE="0", TERM=term)
     env[MARKER] = attempt.run.id
