@@ -21,12 +21,14 @@ from compute_router.backend import (
     Hardware,
     Health,
     HealthCheck,
+    Kept,
     NoOffer,
     Offer,
     Power,
     RoleState,
     StartClass,
     Surface,
+    There,
 )
 from compute_router.cachekey import key_parts
 from compute_router.errors import RouteError
@@ -115,6 +117,12 @@ class LocalBackend(MachineBackend):
             "lock_sha256": found.lock_sha256 if found else None,
             "sentence": sentence,
         }
+
+    def kept(self, ref: str) -> Kept | None:
+        return super().kept(ref) if self.root.is_dir() else None
+
+    def there(self) -> Sequence[There]:
+        return super().there() if self.root.is_dir() else ()
 
     def keeps(self) -> int:
         # Nobody else comes to a root in the router's own folder.

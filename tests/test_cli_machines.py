@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import ROUTE, Route
 from sshd import Sshd, keygen
-from test_cli_terminal import Terminal
+from terminals import Terminal
 
 
 @pytest.fixture(autouse=True)
