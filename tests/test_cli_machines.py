@@ -115,6 +115,42 @@ def test_a_machine_is_added_listed_checked_and_removed(route: Route, sshd: Sshd,
     assert (sshd.folder / "root").exists()
 
 
+def test_the_real_ssh_will_do_too(route: Route, sshd: Sshd, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "ssh_config").write_text("")
+    words = [*arguments(sshd), "--transport", "openssh", "--accelerator", "cpu"]
+    out = route(*words, "--trust-first-use", env={"XDG_RUNTIME_DIR": None})
+    assert out.returncode == 0, out.stderr
+    assert fingerprint(sshd) in out.stderr
+    assert 'transport = "openssh"' in config.read_text()
+    out = route("machine", "check", env={"XDG_RUNTIME_DIR": None})
+    assert (out.returncode, "ok  python3" in out.stdout) == (0, True), out.stdout
+
+
+def test_a_run_that_is_not_over_is_named_when_its_machine_is_removed(
+    route: Route, sshd: Sshd, folder: Path, config: Path
+) -> None:
+    add = [*arguments(sshd), "--trust-first-use", "--accelerator", "cpu", "--no-check"]
+    assert route(*add).returncode == 0
+    (folder / "work.py").write_text("import time\ntime.sleep(120)\n")
+    run = route("run", "work.py", "--backend", "ssh", "--detach").stdout.strip()
+    out = route("machine", "remove", "h1", "--json")
+    assert document(out)["data"]["live"] == [run]
+    assert f"1 run there is not over and goes on unseen: {run}" in out.stderr
+    assert "unknown" in route("status", run).stdout
+    # It is found again once the machine is there again.
+    assert route(*add).returncode == 0
+    assert "running" in route("status", run).stdout
+    assert route("cancel", run).returncode == 0
+    assert route("wait", run).returncode == 143
+
+
+def test_two_names_of_one_machine_warn(route: Route, sshd: Sshd, config: Path) -> None:
+    assert route(*arguments(sshd), "--trust-first-use", "--no-check").returncode == 0
+    out = route(*arguments(sshd, "h2"), "--trust-first-use", "--no-check")
+    assert out.returncode == 0
+    assert "h1 has the same address" in out.stderr
+
+
 def test_a_name_that_is_there_is_fine_changed_or_refused(route: Route, sshd: Sshd, config: Path) -> None:
     assert route(*arguments(sshd), "--trust-first-use", "--no-check").returncode == 0
     before = config.read_text()
@@ -193,13 +229,14 @@ def test_a_machine_that_lacks_something_is_kept_and_it_is_said(
     """The real sentence of the shell there comes through."""
     script = tmp_path / "command"
     hide = 'case "$SSH_ORIGINAL_COMMAND" in *python3*) PATH=/nowhere;; esac'
-    script.write_text(f'#!/bin/sh\n{hide}\neval "$SSH_ORIGINAL_COMMAND"\n')
+    script.write_text(f'#!/bin/sh\necho Welcome\n{hide}\neval "$SSH_ORIGINAL_COMMAND"\n')
     script.chmod(0o755)
     server = Sshd(tmp_path / "sshd", extra=f"ForceCommand {script}").start()
     try:
         out = route(*arguments(server), "--trust-first-use")
         assert out.returncode == 0, out.stderr
-        assert "python3: not found" in out.stdout
+        assert re.search(r"^  no  python3: .*python3: not found$", out.stdout, re.M), out.stdout
+        assert re.search(r"^  !!  banner: .*8 bytes.*'Welcome.*\n      mend: ", out.stdout, re.M), out.stdout
         assert "one thing is missing on h1" in out.stderr
         assert "[machines.h1]" in config.read_text()
         out = route("machine", "check")
@@ -287,7 +324,7 @@ def test_two_machines_added_at_once_are_both_kept(sshd: Sshd, folder: Path, conf
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for name in ("h1", "h2", "h3")
+        for name in ("h1", "h2", "h3", "h3")
     ]
     for each in several:
         _, complaint = each.communicate(timeout=60)

@@ -74,6 +74,9 @@ def add(
     there = own_table(cli, name)
     _writable(name, address)
     entry = _entry(name, {**(there or {}), **given})
+    twins = [n for n, t in cli.router.config.machines.items() if n != name and t.get("address") == address]
+    if twins:
+        cli.out.warn(f"{twins[0]} has the same address: one machine would be offered as two")
     keys, fresh = _agreed_keys(cli, name, entry, trust=trust_first_use)
     checks: tuple[HealthCheck, ...] = ()
     try:

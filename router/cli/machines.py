@@ -105,7 +105,7 @@ def remove(cli: Cli, name: str) -> int:
     )
     if live:
         runs = ", ".join(live)
-        what = "a run there is" if len(live) == 1 else f"{len(live)} runs there are"
+        what = "1 run there is" if len(live) == 1 else f"{len(live)} runs there are"
         cli.out.warn(f"{what} not over and go{'es' if len(live) == 1 else ''} on unseen: {runs}")
     cli.out.done({"machine": name, "removed": there is not None, "key_removed": had_key, "live": live})
     return 0
