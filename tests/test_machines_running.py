@@ -22,10 +22,8 @@ from compute_router.errors import (
     Conflict,
     HandleLost,
     InputError,
-    Rejected,
     Unavailable,
 )
-from compute_router.machines.local import LocalMachine
 from compute_router.machines.session import Session
 from compute_router.records import key_run_id, new_run_id
 from compute_router.workload import Entry, Role
@@ -208,16 +206,6 @@ def test_a_changed_file_is_never_committed(local: LocalBackend, folder: Path) ->
     with pytest.raises(InputError, match=r"work\.py changed"):
         local.submit(submitted)
     assert local.find(submitted.key) is None
-
-
-def test_more_than_one_machine_is_refused_clearly(home: Path, folder: Path) -> None:
-    class Two(On):
-        def machines(self, offer: Offer) -> tuple[LocalMachine, ...]:
-            return (LocalMachine(home / "a"), LocalMachine(home / "b"))
-
-    backend = Two(home, LocalMachine(home / "a"))
-    with pytest.raises(Rejected, match="2 machines"):
-        backend.submit(submission(backend, workload(folder)))
 
 
 def test_cancel_ends_it_and_may_be_repeated(local: LocalBackend, folder: Path) -> None:

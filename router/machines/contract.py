@@ -149,15 +149,20 @@ class MachineBackend(Backend):
         them, for another client; they give way earlier where room gets scarce. A day."""
         return 86_400_000_000
 
+    def meeting(self, machine: Machine) -> tuple[str, str | None]:
+        """Where the other machines of a run reach `machine`, and the network interface there that leads
+        to them (None = whatever the work finds). This default takes its name for its address."""
+        return machine.name, None
+
     def in_place(self, submission: Submission) -> Mapping[str, Any] | None:
         """Where and how a command is observed that another launcher started; None = it is staged here."""
         return None
 
     @functools.cached_property
     def _running(self) -> Running:
-        from compute_router.machines.running import Running
+        from compute_router.machines.grouped import Grouped
 
-        return Running(cast("Any", self))  # two names of one module, as type checkers see the source roots
+        return Grouped(cast("Any", self))  # two names of one module, as type checkers see the source roots
 
     def expect(self, offer: Offer) -> None:
         self._running.expect(offer)

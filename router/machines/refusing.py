@@ -34,6 +34,7 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "CONFLICT": (Conflict, "use another --key"),
     "NO_SPACE": (PreflightFailed, "route gc frees space there"),
     "PREFLIGHT": (PreflightFailed, ""),
+    "NOT_HELD": (Unavailable, "run it again"),
     "ATTEMPT": (Rejected, "route status tells where the run stands"),
     "BAD_SPEC": (Rejected, ""),
     "BAD_REQUEST": (Rejected, "update compute-router"),
@@ -75,6 +76,6 @@ def _refused(machine: str, op: str, code: str, text: str, mend: str, table: Mapp
         if isinstance(made, CredentialsError) and isinstance(names, list):
             made.names = tuple(name for name in names if isinstance(name, str))
         return made
-    if op == "start":  # whatever went wrong there, it may have started
+    if op in ("start", "go"):  # whatever went wrong there, it may have started
         return SubmitUnknown(f"{text} [{code}]", mend="route status asks again")
     return (Rejected if op == "hello" else Unavailable)(f"{text} [{code}]", mend=mend)

@@ -21,7 +21,6 @@ from compute_router.errors import (
     Conflict,
     CredentialsError,
     HandleLost,
-    Rejected,
     RouteError,
     SubmitUnknown,
     Unavailable,
@@ -33,7 +32,7 @@ from compute_router.machines.shipping import Tries, finish, ship
 from compute_router.machines.specification import specification
 from compute_router.records import key_run_id
 
-__all__ = ["VERSION", "Running"]
+__all__ = ["VERSION", "Running", "status_of"]
 
 VERSION = 1
 """The form of `Handle.data`: `machines`, their names in rank order, and `roots`, the root on each."""
@@ -75,12 +74,7 @@ class Running:
 
     def submit(self, submission: Submission) -> Handle:
         """Prepare, commit, start. What a return and each raise mean: `Backend.submit`."""
-        machines = self._backend.machines(submission.offer)
-        if len(machines) != 1:
-            raise Rejected(
-                f"a run on {len(machines)} machines at once is not possible yet", mend="set nodes = 1"
-            )
-        machine = machines[0]
+        [machine] = self._backend.machines(submission.offer)
         began = time.monotonic_ns()
         interpreter = self._backend.interpreter_on(machine, submission)
         self._image_us[submission.id] = (time.monotonic_ns() - began) // 1000
@@ -153,7 +147,7 @@ class Running:
             # Not in the specification: the same submission again finds built what the first one built.
             environment={"built": interpreter.built, "build_us": interpreter.build_us},
         )
-        return _status(finish(session, [*pending, "start"]).head.get("status"))
+        return status_of(finish(session, [*pending, "start"]).head.get("status"))
 
     def _handle(self, run_id: str, key: str, attempt: int, machine: Machine) -> Handle:
         return Handle(
@@ -288,6 +282,12 @@ class Running:
 
         Raises `HandleLost` when the machine knows no such run. Whoever stops reading ends it.
         """
+        for item in self.beating(handle, offset):
+            if item is not None:
+                yield item
+
+    def beating(self, handle: Handle, offset: int = 0) -> Iterator[bytes | Status | None]:
+        """As `attached`, with None each few seconds in which there is nothing to tell."""
         sessions = self._of(handle)
         told: Status | None = None
         failures = 0
@@ -300,6 +300,8 @@ class Running:
                         if isinstance(item, bytes):
                             failures = 0
                             yield item
+                        elif item is None:
+                            yield None
                         elif item != told:
                             self._saw(handle.run_id, item)
                             told = item
@@ -321,7 +323,9 @@ class Running:
                     jitter = 0.5 + int.from_bytes(os.urandom(1), "big") / 512
                     time.sleep(jitter * min(10.0, 0.1 * 2 ** min(failures, 8)))
 
-    def _follow(self, session: Session, handle: Handle, offset: int) -> Iterator[tuple[bytes | Status, int]]:
+    def _follow(
+        self, session: Session, handle: Handle, offset: int
+    ) -> Iterator[tuple[bytes | Status | None, int]]:
         """The items of one follow, each with the offset reached; ends with the other side's end."""
         session.send("follow", run_id=handle.run_id, offset=offset)
         while True:
@@ -336,7 +340,7 @@ class Running:
                 if fresh:
                     yield fresh, offset
             elif "status" in head:
-                status, end = _status(head["status"]), bool(head.get("end"))
+                status, end = status_of(head["status"]), bool(head.get("end"))
                 if end:
                     session.answered()
                 # A final one is held back until the log is whole: it is the last thing told.
@@ -344,6 +348,8 @@ class Running:
                     yield status, offset
                 if end:
                     return
+            elif head.get("beat"):
+                yield None, offset
 
     # Afterwards
 
@@ -369,10 +375,10 @@ def _told(statuses: Any, run_id: str) -> Status | None:
     """What a reply says of one run; None = not committed there. Raises `Broken` if it says nothing."""
     if not isinstance(statuses, dict) or run_id not in statuses:
         raise Broken("its answer names no status")
-    return None if statuses[run_id] is None else _status(statuses[run_id])
+    return None if statuses[run_id] is None else status_of(statuses[run_id])
 
 
-def _status(told: Any) -> Status:
+def status_of(told: Any) -> Status:
     """The other side's status as ours. Raises `Broken` for anything but one: never a guess."""
     if not isinstance(told, dict):
         raise Broken(f"no status: {str(told)[:80]!r}")

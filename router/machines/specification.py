@@ -40,11 +40,13 @@ def specification(
     leases: Sequence[str],
     *,
     in_place: Mapping[str, Any] | None = None,
+    group: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The canonical bytes of spec.json for `submission`. The same submission gives the same bytes.
 
     With `in_place` (see docs/protocol.md) nothing is staged and nothing is limited: the command runs
-    as it is, in the folder and the environment that it was given.
+    as it is, in the folder and the environment that it was given. `group` is this machine's place among
+    those of the run, where it has several.
 
     Raises `Rejected` if they are more than the protocol carries.
     """
@@ -92,6 +94,8 @@ def specification(
             "torch_trace": framework in (Framework.TORCH, Framework.ANY),
         },
     }
+    if group is not None:
+        spec["group"] = dict(group)
     if in_place is not None:
         block = dict(in_place)
         spec["log_cap_bytes"] = block.pop("log_cap_bytes", LOG_CAP_BYTES)

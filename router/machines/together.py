@@ -1,0 +1,152 @@
+"""What the states of a group's members mean for the run: one pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compute_router.backend import State, Status
+
+__all__ = ["Member", "together"]
+
+_BEGUN = {State.RUNNING, State.ORPHANED}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One look at one machine of a group: `first` is the rank that it saw fail first (see
+    docs/protocol.md), `offset_us` its clock minus ours."""
+
+    name: str
+    status: Status
+    first: Mapping[str, Any] | None = None
+    offset_us: int = 0
+
+    @property
+    def unstarted(self) -> bool:
+        return self.status.state is State.COMMITTED
+
+    @property
+    def over(self) -> bool:
+        return self.status.state.final
+
+    @property
+    def bad(self) -> bool:
+        return self.over and self.status.state is not State.SUCCEEDED
+
+
+def together(members: Sequence[Member], *, attempt: int = 1) -> Status:
+    """The status of the run. `members` stand in rank order. Rows are tried from the top:
+
+    | members | the run is |
+    |---|---|
+    | all have ended, or one has ended badly and those that have not never started | final: `succeeded` if all did, else the state of the member that failed first |
+    | one cannot be seen | `unknown`, and says which |
+    | one is orphaned | `orphaned` |
+    | one has ended badly, others have not yet | `running`: they are being ended |
+    | one waits | `waiting` |
+    | none has started | `committed`, or `starting` if one is about to (`held` if all are held) |
+    | some have started or ended, others have not yet started | `starting` |
+    | all run, or run and have ended well | `running` |
+
+    Failed first is, in this order: who was not ended by the group itself; whose first rank did not only
+    lose a peer; who has the earliest time, each by its own clock put right.
+    """  # noqa: E501
+    if any(m.bad for m in members) and all(m.over or m.unstarted for m in members):
+        return _final(members, attempt)
+    if all(m.over for m in members):
+        return _final(members, attempt)
+    unseen = [m for m in members if m.status.state is State.UNKNOWN]
+    if unseen:
+        one = unseen[0]
+        since = [m.status.since_us for m in unseen if m.status.since_us is not None]
+        seen = [m.status.last or m.status.state for m in members if m.status.last or m not in unseen]
+        return Status(
+            state=State.UNKNOWN,
+            attempt=attempt,
+            detail=f"{_names(unseen)} cannot be seen: {one.status.detail}"[:500],
+            last=seen[0] if seen else None,
+            since_us=min(since) if since else None,
+            started_us=_started(members),
+        )
+    for state in (State.ORPHANED, State.WAITING):
+        if found := [m for m in members if m.status.state is state]:
+            one = found[0]
+            return _live(members, attempt, state, one.status.reason, f"{one.name}: {one.status.detail}")
+    if ended := [m for m in members if m.bad]:
+        left = _names([m for m in members if not m.over])
+        return _live(members, attempt, State.RUNNING, "", f"{ended[0].name} has failed, {left} will end")
+    begun = [m for m in members if m.over or m.status.state in _BEGUN]
+    if len(begun) == len(members):
+        return _live(members, attempt, State.RUNNING)
+    if begun:
+        missing = _names([m for m in members if m not in begun])
+        return _live(members, attempt, State.STARTING, "", f"{missing} has not started yet")
+    if all(m.unstarted for m in members):
+        told = next((m for m in members if m.status.reason), members[0])
+        return _live(members, attempt, State.COMMITTED, told.status.reason, told.status.detail)
+    held = all(m.status.reason == "held" for m in members)
+    one = next(m for m in members if not m.unstarted)
+    return _live(members, attempt, State.STARTING, "held" if held else "", one.status.detail if held else "")
+
+
+def _names(members: Sequence[Member]) -> str:
+    return " and ".join(m.name for m in members)
+
+
+def _ours(member: Member, us: int | None) -> int | None:
+    return None if us is None else us - member.offset_us
+
+
+def _started(members: Sequence[Member]) -> int | None:
+    """When the first work began, by the clock of node 0, which the run's other times are by."""
+    times = [t for m in members if (t := _ours(m, m.status.started_us)) is not None]
+    return min(times) + members[0].offset_us if times else None
+
+
+def _live(
+    members: Sequence[Member], attempt: int, state: State, reason: str = "", detail: str = ""
+) -> Status:
+    position = max((m.status.position or 0 for m in members), default=0)
+    return Status(
+        state=state,
+        attempt=attempt,
+        reason=reason,
+        detail=detail,
+        started_us=_started(members),
+        position=position or None,
+    )
+
+
+def _final(members: Sequence[Member], attempt: int) -> Status:
+    ended = [t for m in members if (t := _ours(m, m.status.ended_us)) is not None]
+    last = max(ended) + members[0].offset_us if ended else None
+    bad = sorted((m for m in members if m.bad), key=_order)
+    if not bad:
+        return Status(
+            state=State.SUCCEEDED, attempt=attempt, exit_code=0, started_us=_started(members), ended_us=last
+        )
+    one = bad[0]
+    status = one.status
+    detail = f"{one.name}: {status.detail or status.reason}"
+    if one.first is not None and status.state is State.FAILED:
+        what = str(one.first.get("what") or "it said nothing")
+        detail = f"rank {one.first.get('rank')} on {one.name} failed first: {what}"
+    return Status(
+        state=status.state,
+        attempt=attempt,
+        reason=status.reason,
+        detail=detail[:600],
+        exit_code=status.exit_code,
+        signal=status.signal,
+        started_us=_started(members),
+        ended_us=last,
+    )
+
+
+def _order(member: Member) -> tuple[bool, bool, int]:
+    first = member.first or {}
+    at = first.get("at_us")
+    when = _ours(member, at if type(at) is int else member.status.ended_us)
+    return member.status.reason == "group", first.get("follows") is True, when or 0
