@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -112,23 +111,16 @@ class SSHBackend(MachineBackend):
     def health(self) -> Health:
         if not self.entries:
             return Health(backend=self.name, ok=False, set_up=False, summary=f"{NONE}: {ADD}")
-        calls = {name: functools.partial(self._greet, name) for name in self.entries}
-        got = side_by_side(calls, GLANCE)
-        checks = [_check(name, got.get(name)) for name in self.entries]
+        from compute_router.machines.checking import check_all
+
+        looked = check_all({n: (self.machine(n), e) for n, e in self.entries.items()}, GLANCE, quick=True)
+        checks = [_check(name, found) for name, found in looked.items()]
         bad = [check for check in checks if not check.ok]
         many = len(checks)
         summary = f"{many - len(bad)} of {many} machines answer" if many > 1 else checks[0].seen
         if bad and many > 1:
             summary += f"; {bad[0].name}: {bad[0].seen}"
         return Health(backend=self.name, ok=len(bad) < many, summary=summary, checks=tuple(checks))
-
-    def _greet(self, name: str) -> str:
-        began = time.monotonic_ns()
-        with self._running.sessions(self.machine(name)).use() as session:
-            # One that was idle may have died unseen.
-            session.ask("status", run_ids=[])
-            spent = (time.monotonic_ns() - began) // 1_000_000
-            return f"Python {session.hello.get('python')}, answers within {spent} ms"
 
     # Offers
 
@@ -170,13 +162,12 @@ class SSHBackend(MachineBackend):
         from compute_router.machines.placing import ask, machine_offers
 
         sessions = self._running.sessions(self.machine(name))
-        probe = ask(sessions)
         python = None if workload.dependencies and workload.python is None else workload.python or "python3"
         return machine_offers(
             self,
             name,
             self.entries[name],
-            probe,
+            ask(sessions),
             workload,
             python="python3" if python == "current" else python,
             rtt_us=sessions.clock[0] if sessions.clock else None,
@@ -237,15 +228,12 @@ class SSHBackend(MachineBackend):
         return found is not None and found.get("state") != State.COMMITTED
 
 
-def _check(name: str, answer: str | BaseException | None) -> HealthCheck:
-    mend = f"route machine check {name}"
-    if isinstance(answer, str):
-        return HealthCheck(name=name, ok=True, seen=answer)
-    if answer is None:
-        return HealthCheck(name=name, ok=False, seen=f"no answer within {GLANCE} s", mend=mend)
-    what = answer.what if isinstance(answer, RouteError) else str(answer) or type(answer).__name__
-    own = answer.mend if isinstance(answer, RouteError) else ""
-    return HealthCheck(name=name, ok=False, seen=what, mend=own or mend)
+def _check(name: str, found: Sequence[HealthCheck]) -> HealthCheck:
+    """The findings of one machine as one."""
+    bad = [check for check in found if not check.ok]
+    seen = bad[0].seen if bad else "; ".join(check.seen for check in found)
+    mend = (bad[0].mend or f"route machine check {name}") if bad else ""
+    return HealthCheck(name=name, ok=not bad, seen=seen, mend=mend)
 
 
 @hookimpl

@@ -9,12 +9,16 @@ from typing import Any
 from boards import printed, tool
 from sshd import Sshd
 
+from compute_router.backend import Backend, NoOffer, Offer, Status, Submission
 from compute_router.backends.ssh import SSHBackend, SSHSettings
 from compute_router.machines.entry import MachineEntry
 from compute_router.machines.pins import pin
 from compute_router.machines.scanning import scan
+from compute_router.records import new_run_id
+from compute_router.snapshot import take
+from compute_router.workload import Accelerator, Needs, Workload
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "asks", "ended", "offered", "refusals", "submission"]
 
 
 class Fleet:
@@ -24,6 +28,7 @@ class Fleet:
         self.folder = folder
         self.entries: dict[str, MachineEntry] = {}
         self.servers: dict[str, Sshd] = {}
+        self.given: dict[str, dict[str, str]] = {}
 
     def add(
         self, name: str, *boards: str, env: dict[str, str] | None = None, extra: str = "", **entry: Any
@@ -35,6 +40,7 @@ class Fleet:
         given = {"ROUTE_LEASE_DIR": str(place / "leases"), "ROUTE_NVML": "none", **(env or {})}
         if boards:
             given |= tool(place, printed(*boards))
+        self.given[name] = given
         words = " ".join(f'{key}="{value}"' for key, value in given.items())
         server = Sshd(place / "sshd", extra=f"SetEnv {words}\n{extra}").start()
         self.servers[name] = server
@@ -70,3 +76,39 @@ class Fleet:
     def close(self) -> None:
         for server in self.servers.values():
             server.kill()
+
+
+def asks(text: str, *others: str, **more: Any) -> Needs:
+    return Needs(
+        accelerator=Accelerator.parse(text), substitutes=tuple(map(Accelerator.parse, others)), **more
+    )
+
+
+def offered(backend: Backend, work: Workload) -> dict[str, Offer]:
+    return {offer.id: offer for offer in backend.offers(work) if isinstance(offer, Offer)}
+
+
+def refusals(backend: Backend, work: Workload) -> list[NoOffer]:
+    return [answer for answer in backend.offers(work) if isinstance(answer, NoOffer)]
+
+
+def submission(backend: Backend, work: Workload, offer: str = "", **more: Any) -> Submission:
+    found = offered(backend, work)
+    assert found, backend.offers(work)
+    run_id = more.pop("id", None) or new_run_id()
+    return Submission(
+        id=run_id,
+        key=more.pop("key", run_id),
+        attempt=1,
+        workload=work,
+        offer=found[offer] if offer else next(iter(found.values())),
+        snapshot=take(Path(work.entry.root)),
+        **more,
+    )
+
+
+def ended(backend: Backend, handle: Any) -> tuple[Status, str]:
+    items = list(backend.attached(handle))
+    assert isinstance(items[-1], Status)
+    log = b"".join(item for item in items if isinstance(item, bytes))
+    return items[-1], log.decode()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from boards import element, process, uuid
 from peers import workload
-from reserved import Fleet
+from reserved import Fleet, asks, ended, offered, refusals, submission
 
-from compute_router.backend import Backend, NoOffer, Offer, State, Status, Submission, Surface
+from compute_router.backend import NoOffer, Offer, State, Surface
 from compute_router.backends.ssh import SSHBackend, SSHSettings
 from compute_router.machines.entry import MachineEntry
-from compute_router.records import new_run_id
-from compute_router.snapshot import take
-from compute_router.workload import Accelerator, Needs, Workload
 
 
 @pytest.fixture
@@ -24,42 +20,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made = Fleet(tmp_path / "fleet")
     yield made
     made.close()
-
-
-def asks(text: str, *others: str, **more: Any) -> Needs:
-    return Needs(
-        accelerator=Accelerator.parse(text), substitutes=tuple(map(Accelerator.parse, others)), **more
-    )
-
-
-def offered(backend: Backend, work: Workload) -> dict[str, Offer]:
-    return {offer.id: offer for offer in backend.offers(work) if isinstance(offer, Offer)}
-
-
-def refusals(backend: Backend, work: Workload) -> list[NoOffer]:
-    return [answer for answer in backend.offers(work) if isinstance(answer, NoOffer)]
-
-
-def submission(backend: Backend, work: Workload, offer: str = "", **more: Any) -> Submission:
-    found = offered(backend, work)
-    assert found, backend.offers(work)
-    run_id = more.pop("id", None) or new_run_id()
-    return Submission(
-        id=run_id,
-        key=more.pop("key", run_id),
-        attempt=1,
-        workload=work,
-        offer=found[offer] if offer else next(iter(found.values())),
-        snapshot=take(Path(work.entry.root)),
-        **more,
-    )
-
-
-def ended(backend: Backend, handle: Any) -> tuple[Status, str]:
-    items = list(backend.attached(handle))
-    assert isinstance(items[-1], Status)
-    log = b"".join(item for item in items if isinstance(item, bytes))
-    return items[-1], log.decode()
 
 
 def test_a_plain_script_runs_on_a_machine(fleet: Fleet, home: Path, folder: Path) -> None:

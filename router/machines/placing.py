@@ -28,6 +28,7 @@ from compute_router.backend import (
 from compute_router.cachekey import STACK, key_parts
 from compute_router.errors import Broken, RouteError
 from compute_router.machines.entry import MachineEntry
+from compute_router.machines.judging import facts
 from compute_router.machines.offering import (
     No,
     Seen,
@@ -48,29 +49,30 @@ START_US, STAGING_US = 60_000, 50_000
 """A supervisor's start, and what little is sent. How much has to be sent is not known at this point."""
 ROUNDS = 3
 """Round trips of a submission over a connection that stands."""
-CODES = {"OLD_PYTHON": "python", "NETWORK_ROOT": "network_root", "BAD_ROOT": "root", "NO_SPACE": "disk"}
+TOLD = {"OLD_PYTHON": "python", "NETWORK_ROOT": "network_root", "BAD_ROOT": "root", "NO_SPACE": "disk"}
+RAISED = {"UNAVAILABLE": "unreachable", "CREDENTIALS_ERROR": "login", "CONFIG_ERROR": "settings"}
 FABRICS = ("infiniband", "roce")
 """Fabrics of a group's own: what goes by ethernet shares the way with everybody."""
 Ask = Callable[..., Mapping[str, Any]]
-"""Asks a machine for a `probe` with these fields."""
+"""Asks a machine for an operation with these fields; returns the facts of its reply."""
 
 
 def ask(sessions: Sessions) -> Ask:
-    """`probe` over `sessions`. It raises what a request may raise."""
-    return lambda **fields: sessions.ask("probe", **fields).head
+    """Asking over `sessions`. It raises what a request may raise."""
+    return lambda op, **fields: sessions.ask(op, **fields).head
 
 
 def machine_offers(
     backend: Backend,
     name: str,
     entry: MachineEntry,
-    probe: Ask,
+    asks: Ask,
     workload: Workload,
     *,
     python: str | None = "python3",
     stack: Mapping[str, str] | None = None,
     rtt_us: int | None = None,
-) -> list[Offer | NoOffer]:
+) -> Sequence[Offer | NoOffer]:
     """The offers of one machine for one node of `workload`, or the one reason why there is none.
 
     `python` is what the work is to run under and is looked for there; None = an environment that is
@@ -78,8 +80,10 @@ def machine_offers(
     """
     if (no := never(workload, whose=name)) is not None:
         return [refused(backend, name, no)]
+    if (no := _unfit(asks("checkup", gpus=False), entry)) is not None:
+        return [refused(backend, name, no)]
     look = ["host", "leases", *(["devices"] if wants_devices(workload.needs) else [])]
-    told = probe(look=look, python=python, dists=list(STACK))
+    told = asks("probe", look=look, python=python, dists=list(STACK))
     seen = Seen.of(told, whose=name)
     found = told.get("python") or {}
     if python is not None:
@@ -94,7 +98,7 @@ def machine_offers(
     data: dict[str, Any] = {"machines": [name], "stack": dict(stack) if stack is not None else None}
     data["python"] = found.get("path") if python is not None else None
     made = [msgspec.structs.replace(offer, data=data) for offer in made]
-    return list(_with_roles(made, probe, workload, stack))
+    return _with_roles(made, asks, workload, stack)
 
 
 def refused(backend: Backend, name: str, no: No) -> NoOffer:
@@ -107,8 +111,16 @@ def sentence(e: RouteError | Broken) -> No:
     """Why a machine could not be asked."""
     if isinstance(e, Broken):
         return No("unreachable", str(e), "try again")
-    code = CODES.get(e.told) or ("unreachable" if e.code == "UNAVAILABLE" else e.code.lower())
-    return No(code, e.what, e.mend)
+    return No(TOLD.get(e.told) or RAISED.get(e.code) or e.code.lower(), e.what, e.mend)
+
+
+def _unfit(told: Mapping[str, Any], entry: MachineEntry) -> No | None:
+    """What keeps every run from a machine, of the facts of a checkup: its root, its leases, its logins.
+    GPUs are another matter: what is left of them may do."""
+    for check in facts(told, msgspec.structs.replace(entry, accelerator="cpu")):
+        if not check.ok:
+            return No(check.name, check.seen, check.mend)
+    return None
 
 
 def _python(found: Mapping[str, Any], workload: Workload) -> No | None:
@@ -203,7 +215,7 @@ def _quote(name: str, entry: MachineEntry, seen: Seen, hardware: Hardware, slots
 
 
 def _with_roles(
-    offers: Sequence[Offer], probe: Ask, workload: Workload, stack: Mapping[str, str] | None
+    offers: Sequence[Offer], asks: Ask, workload: Workload, stack: Mapping[str, str] | None
 ) -> list[Offer]:
     """The offers with what the volumes of the workload hold there for its cache key; one more request."""
     if not workload.volumes:
@@ -215,7 +227,7 @@ def _with_roles(
         for role in roles:
             by = parts if role is Role.COMPILE_CACHE else None
             asked.append({"role": role.value, "name": name, "key": digest(by) if by else None, "parts": by})
-    told = probe(look=["volumes"], volumes=asked).get("volumes")
+    told = asks("probe", look=["volumes"], volumes=asked).get("volumes")
     rows = told if isinstance(told, list) and len(told) == len(asked) else [{}] * len(asked)
     made = []
     for number, offer in enumerate(offers):
