@@ -30,7 +30,7 @@ from compute_router.backend import (
     Surface,
     There,
 )
-from compute_router.cachekey import key_parts
+from compute_router.cachekey import distinct, key_parts
 from compute_router.errors import RouteError
 from compute_router.hookspecs import hookimpl
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
@@ -254,17 +254,19 @@ class LocalBackend(MachineBackend):
         for role in sorted(workload.volumes):
             folder = self.root / "volumes" / role.value / volume_name(workload.name)
             known_by = parts if role is Role.COMPILE_CACHE else None
-            state = _state(folder, digest(known_by) if known_by else None, known_by)
+            state = _state(folder, known_by)
             found = places.of(str(folder))["class"]
             states.append(RoleState(role=role, state=state, storage=found or "unobserved"))
         return tuple(states)
 
 
-def _state(folder: Path, key: str | None, parts: Mapping[str, object] | None = None) -> CacheState:
+def _state(folder: Path, parts: Mapping[str, object] | None) -> CacheState:
     """What a volume holds, by its stamps alone: a folder that is not empty proves nothing."""
     from compute_router.supervisor import stamps
 
-    return CacheState(stamps.state(str(folder), key, dict(parts) if parts else None))
+    if parts is None:
+        return CacheState(stamps.state(str(folder), None))
+    return CacheState(stamps.state(str(folder), digest(parts), distinct(parts)))
 
 
 def _cpus() -> int:

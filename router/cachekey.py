@@ -12,7 +12,7 @@ from compute_router.workload import Framework, Launcher, Role, Workload
 if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
 
-__all__ = ["STACK", "cache_key", "key_parts", "launcher", "world_size"]
+__all__ = ["STACK", "cache_key", "distinct", "key_parts", "launcher", "world_size"]
 
 STACK = ("torch", "triton", "jax")
 """Distributions whose version decides whether compiled code can be used again."""
@@ -75,6 +75,11 @@ def key_parts(
         "world": world_size(workload, offer.hardware),
         "shapes": shapes,
     }
+
+
+def distinct(parts: Mapping[str, object]) -> dict[str, object]:
+    """What of `parts` tells one key of a role from another: it stands in stamps, and is compared."""
+    return {name: value for name, value in parts.items() if name not in ("schema", "role")}
 
 
 def cache_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -209,6 +210,28 @@ def test_the_state_of_a_cache_is_told_by_its_stamps(local: LocalBackend, folder:
     ):
         stamp.write_text(text)
         assert state() is expected
+
+
+def test_the_nearest_stamp_says_what_differs(local: LocalBackend, folder: Path) -> None:
+    from compute_router.cachekey import distinct, key_parts
+
+    work = workload(folder, volumes={Role.COMPILE_CACHE: "/cache"}, name="caches")
+    [offer] = local.offers(work)
+    assert isinstance(offer, Offer)
+    parts = distinct(key_parts(hashed(work), None, offer, local.interpreter(work).stack))
+    volume = local.root / "volumes" / "compile-cache" / "caches"
+    (volume / ".route").mkdir(parents=True)
+    (volume / "x").write_text("")
+    for changed, expected in (
+        ({"shapes": "larger"}, CacheState.PARTIAL),
+        ({"world": 8}, CacheState.WARM_OTHER_WORLD),
+        ({"python": "3.99"}, CacheState.WARM_OTHER_IMAGE),
+    ):
+        stamp = {"verdicts": [], "parts": {**parts, **changed}}
+        (volume / ".route" / ("0" * 64 + ".json")).write_text(json.dumps(stamp))
+        [again] = local.offers(work)
+        assert isinstance(again, Offer)
+        assert [role.state for role in again.roles] == [expected]
 
 
 def test_the_note_says_what_is_not_mounted(local: LocalBackend, folder: Path) -> None:

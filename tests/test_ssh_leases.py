@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ from boards import element, uuid
 from peers import workload
 from reserved import Fleet, ended, offered, submission
 
-from compute_router.backend import Backend, Handle, State, Status
+from compute_router.backend import Backend, Handle, State
 from compute_router.backends.ssh import SSHBackend, SSHSettings
 from compute_router.errors import Unavailable
 from compute_router.machines.contract import Machine
@@ -50,6 +51,11 @@ def holding(backend: Backend, work: Workload) -> tuple[Handle, set[str]]:
     """A run of `work`, and the GPUs it was given, once it runs."""
     handle = backend.submit(submission(backend, work))
     return handle, set(next(iter(backend.logs(handle, follow=True))).decode().strip().split(","))
+
+
+def queued(backend: Backend, handle: Handle) -> int | None:
+    """The place in the queue, once there is one."""
+    return backend.status(handle).position
 
 
 def until(happened: Callable[[], Any], what: str) -> Any:
@@ -87,7 +93,7 @@ def test_those_who_wait_are_told_their_place(fleet: Fleet, tmp_path: Path, folde
         client = fleet.backend(tmp_path / f"client-{number}")
         handle = client.submit(submission(client, gpus(folder, 1, TELLS), wait_us=None))
         waiting.append((client, handle))
-        until(lambda c=client, h=handle: c.status(h).position, "in the queue")
+        until(functools.partial(queued, client, handle), "in the queue")
     places = [client.status(handle) for client, handle in waiting]
     assert [(s.state, s.position) for s in places] == [(State.WAITING, 1), (State.WAITING, 2)]
     assert first.run_id in places[0].detail
@@ -176,9 +182,8 @@ def test_two_users_with_roots_of_their_own(fleet: Fleet, tmp_path: Path, folder:
         [offer] = offered(backend, gpus(folder, 1)).values()
         assert offer.busy, "each sees what the other holds"
     waits = one.submit(submission(one, gpus(folder, 2, TELLS), wait_us=None))
-    status = until(lambda: (s := one.status(waits)).position and s, "in the queue")
-    assert isinstance(status, Status)
-    assert status.state is State.WAITING
+    assert until(functools.partial(queued, one, waits), "in the queue") == 1
+    assert one.status(waits).state is State.WAITING
     other.cancel(second)
     last, log = ended(one, waits)
     assert last.state is State.SUCCEEDED

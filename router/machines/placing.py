@@ -25,7 +25,7 @@ from compute_router.backend import (
     RoleState,
     StartClass,
 )
-from compute_router.cachekey import STACK, key_parts
+from compute_router.cachekey import STACK, distinct, key_parts
 from compute_router.errors import Broken, RouteError
 from compute_router.machines.entry import MachineEntry
 from compute_router.machines.judging import facts
@@ -225,8 +225,10 @@ def _with_roles(
     for offer in offers:
         parts = key_parts(work, None, offer, stack) if stack is not None else None
         for role in roles:
-            by = parts if role is Role.COMPILE_CACHE else None
-            asked.append({"role": role.value, "name": name, "key": digest(by) if by else None, "parts": by})
+            entry: dict[str, Any] = {"role": role.value, "name": name}
+            if role is Role.COMPILE_CACHE and parts is not None:
+                entry |= {"key": digest(parts), "parts": distinct(parts)}
+            asked.append(entry)
     told = asks("probe", look=["volumes"], volumes=asked).get("volumes")
     rows = told if isinstance(told, list) and len(told) == len(asked) else [{}] * len(asked)
     made = []

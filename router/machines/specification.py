@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Offer, Submission
-from compute_router.cachekey import key_parts, launcher, world_size
+from compute_router.cachekey import distinct, key_parts, launcher, world_size
 from compute_router.errors import Rejected
 from compute_router.machines.contract import Interpreter
 from compute_router.records import canonical, digest, plain
@@ -83,7 +83,7 @@ def specification(
         "outputs": list(workload.outputs),
         "volumes": {role.value: volume_name(workload.name) for role in workload.volumes},
         "cache_key": digest(parts) if parts else None,
-        "cache_parts": {n: v for n, v in parts.items() if n not in ("schema", "role")} if parts else None,
+        "cache_parts": distinct(parts) if parts else None,
         "framework": framework.value,
         "launcher": {"name": starter.value, "ranks": max(1, ranks)},
         "devices": _devices(offer),
