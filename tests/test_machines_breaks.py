@@ -119,6 +119,7 @@ def test_an_upload_goes_on_where_it_stopped(home: Path, folder: Path) -> None:
     data = os.urandom(size)
     (folder / "weights.bin").write_bytes(data)
     source = "import hashlib\nprint(hashlib.sha256(open('weights.bin','rb').read()).hexdigest())\n"
+    on(home, Cut())._probe()  # brings the supervisor itself
     cut = Cut(up=size // 2, streams=1)
     backend = on(home, cut)
     handle = backend.submit(submission(backend, workload(folder, source)))
