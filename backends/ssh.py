@@ -98,7 +98,9 @@ class SSHBackend(MachineBackend):
     def interpreter_on(self, machine: Machine, submission: Submission) -> Interpreter:
         data, workload = submission.offer.data, submission.workload
         if workload.dependencies and workload.python is None:
-            return super().interpreter_on(machine, submission)
+            from compute_router.machines.environments import built_on
+
+            return built_on(self._running.sessions(machine), workload, self.home)
         given = workload.python not in (None, "current")
         return Interpreter(
             python=str(data.get("python") or workload.python or "python3"),
@@ -134,8 +136,10 @@ class SSHBackend(MachineBackend):
                 self._no("only", f"only = names {unknown[0]!r}, which is not configured", f"one of: {known}")
             ]
         if workload.dependencies and workload.python is None:
+            from compute_router.environment import find_uv
+
             try:
-                self.interpreter(workload)
+                find_uv()
             except RouteError as e:
                 return [self._no("dependencies", e.what, e.mend)]
         names = self.settings.only or list(self.entries)

@@ -23,7 +23,16 @@ from compute_router.machines.contract import Interpreter
 from compute_router.records import digest as digest_of
 from compute_router.workload import Workload
 
-__all__ = ["interpreter", "known", "pip_settings", "satisfies", "stack_of"]
+__all__ = [
+    "find_uv",
+    "interpreter",
+    "known",
+    "pip_settings",
+    "run_uv",
+    "satisfies",
+    "stack_of",
+    "uv_environ",
+]
 
 DEADLINE = 1800.0
 """Seconds that resolving, and then installing, may take."""
@@ -176,10 +185,10 @@ def stack_of(python: str) -> dict[str, str]:
 
 def _built(workload: Workload, envs: Path) -> Interpreter:
     begun = time.monotonic_ns()
-    uv = _uv()
+    uv = find_uv()
     python, version = _base(workload, uv)
-    environ = _environ(workload)
-    lock = _run(
+    environ = uv_environ(workload)
+    lock = run_uv(
         [uv, "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate", "--python", python],
         environ,
         "the dependencies cannot be resolved",
@@ -210,7 +219,8 @@ def _of_lock(python: Path, digest: str, minor: str) -> Interpreter:
 _FINDING = threading.Lock()
 
 
-def _uv() -> str:
+def find_uv() -> str:
+    """The path of the client's uv. Raises `PreflightFailed` if there is none."""
     try:
         from uv import find_uv_bin
 
@@ -231,7 +241,7 @@ def _base(workload: Workload, uv: str) -> tuple[str, str]:
     version = platform.python_version()
     if workload.requires_python is None or satisfies(version, workload.requires_python):
         return sys.executable, version
-    path = _run(
+    path = run_uv(
         [uv, "python", "find", "--quiet", workload.requires_python],
         dict(os.environ),
         f"no Python {workload.requires_python} is here",
@@ -250,11 +260,11 @@ def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, st
     beside = home.parent / f".{home.name[:16]}.{os.getpid()}.{os.urandom(4).hex()}"
     try:
         what = "the environment cannot be made"
-        _run([uv, "venv", "--quiet", "--relocatable", "--python", python, str(beside)], environ, what)
+        run_uv([uv, "venv", "--quiet", "--relocatable", "--python", python, str(beside)], environ, what)
         if lock.partition("\n")[2].strip():
             inside = str(beside / "bin" / "python")
             what = "the dependencies cannot be installed"
-            _run([uv, "pip", "install", "--quiet", "--python", inside, "-r", "-"], environ, what, stdin=lock)
+            run_uv([uv, "pip", "install", "--quiet", "--python", inside, "-r", "-"], environ, what, stdin=lock)
         (beside / "route-lock.txt").write_text(lock)
         try:
             os.rename(beside, home)
@@ -274,9 +284,10 @@ def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, st
 _MEND = 'correct `dependencies`, or set python = "current" to use what is installed'
 
 
-def _run(
+def run_uv(
     argv: Sequence[str], environ: Mapping[str, str], what: str, *, stdin: str = "", mend: str = _MEND
 ) -> str:
+    """What uv prints. Raises `PreflightFailed`, which begins with `what` and ends with uv's own reason."""
     try:
         done = subprocess.run(
             argv, env=environ, input=stdin, capture_output=True, text=True, timeout=DEADLINE, cwd="/"
@@ -303,15 +314,15 @@ def _last(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", said)[:400]
 
 
-def _environ(workload: Workload) -> dict[str, str]:
+def uv_environ(workload: Workload | None) -> dict[str, str]:
     """The environment for uv: its own variables win over what pip is configured to use."""
-    settings = pip_settings()
-    if workload.package_index:
-        settings["UV_DEFAULT_INDEX"] = workload.package_index
+    settings, index = pip_settings(), workload.package_index if workload else None
+    if index:
+        settings["UV_DEFAULT_INDEX"] = index
     own = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    if workload.package_index:
+    if index:
         own.pop("UV_DEFAULT_INDEX", None)
-    if any(name in own for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX")) and not workload.package_index:
+    if any(name in own for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX")) and not index:
         settings.pop("UV_DEFAULT_INDEX", None)
     return {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", **settings, **own}
 

@@ -21,6 +21,7 @@ from compute_router.errors import (
     SubmitUnknown,
     Unavailable,
 )
+from compute_router.machines.session import Session
 from compute_router.workload import Entry
 
 CUTS = int(os.environ.get("ROUTE_CUTS", "14"))
@@ -119,7 +120,7 @@ def test_an_upload_goes_on_where_it_stopped(home: Path, folder: Path) -> None:
     data = os.urandom(size)
     (folder / "weights.bin").write_bytes(data)
     source = "import hashlib\nprint(hashlib.sha256(open('weights.bin','rb').read()).hexdigest())\n"
-    on(home, Cut())._probe()  # brings the supervisor itself
+    Session(on(home, Cut()).given[0]).close()  # brings the supervisor itself
     cut = Cut(up=size // 2, streams=1)
     backend = on(home, cut)
     handle = backend.submit(submission(backend, workload(folder, source)))

@@ -24,7 +24,7 @@ SILENT = ("blob", "keep", "input", "window")
 FOLDERS = ("blobs", "stage", "volumes", "runs")
 
 
-SLOW = ("prepare", "blob", "commit", "manifest")
+SLOW = ("prepare", "want", "blob", "commit", "manifest", "environment")
 """Operations that may take long, of which the client hears meanwhile that they are going on."""
 BEAT = 5.0
 """Seconds between two beats."""
@@ -150,6 +150,14 @@ class Server:
             retaining.sweep(self.root, scarce=True)
         return self.stage.prepare(head)
 
+    def want(self, head: Json, body: bytes) -> Json:
+        return {"want": self.stage.arriving.want(head)}
+
+    def environment(self, head: Json, body: bytes) -> Json:
+        from . import environments
+
+        return environments.answer(self.root, self.stage.arriving, self.wire, head, body)
+
     def blob(self, head: Json, body: bytes) -> None:
         self.stage.arriving.blob(head, body)
 
@@ -264,8 +272,8 @@ class Server:
         return collecting.gc(self.root, head)
 
 
-_NAMES = """prepare blob commit keep kept start go release status follow stop log manifest fetch collected
-cancel cleanup probe checkup list gc shell
+_NAMES = """prepare want blob environment commit keep kept start go release status follow stop log manifest
+fetch collected cancel cleanup probe checkup list gc shell
 input window"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()
