@@ -264,7 +264,9 @@ def _build(uv: str, python: str, lock: str, home: Path, environ: Mapping[str, st
         if lock.partition("\n")[2].strip():
             inside = str(beside / "bin" / "python")
             what = "the dependencies cannot be installed"
-            run_uv([uv, "pip", "install", "--quiet", "--python", inside, "-r", "-"], environ, what, stdin=lock)
+            run_uv(
+                [uv, "pip", "install", "--quiet", "--python", inside, "-r", "-"], environ, what, stdin=lock
+            )
         (beside / "route-lock.txt").write_text(lock)
         try:
             os.rename(beside, home)

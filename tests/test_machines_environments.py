@@ -1,4 +1,4 @@
-"""Dependencies are built on the machine from a lock made for it, once, whole or not at all, and offline again.
+"""Dependencies are built on the machine from a lock made for it, once, whole or not at all, then used offline.
 
 The wheels are made by the test and lie in a folder of the client, which the machine is not told of.
 """
@@ -20,7 +20,7 @@ import pytest
 from peers import Cut, CutMachine
 from ssh_machines import entry_of, pin_all
 from sshd import Sshd
-from test_environment import index as index  # noqa: PLC0414 - a fixture
+from test_environment import index as index
 from test_environment import wheel, workload
 
 from compute_router.errors import PreflightFailed, Unavailable
@@ -36,7 +36,9 @@ def sessions_of(tmp_path: Path) -> Sessions:
 
 
 def says(found: Interpreter, code: str) -> str:
-    return subprocess.run([found.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [found.python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 WANTS = workload(dependencies=("routedemo",))
@@ -49,7 +51,8 @@ def test_it_is_built_there_once_and_used_again(
     first = built_on(sessions, WANTS, tmp_path / "home")
     assert first.python.startswith(str(tmp_path / "there" / "envs"))
     assert (first.source, first.built) == ("uv", True)
-    assert first.build_us and first.lock_sha256
+    assert first.build_us
+    assert first.lock_sha256
     assert says(first, "import routedemo; print(routedemo.version)") == "1.0"
     lock = (Path(first.python).parents[1] / "route-lock.txt").read_text()
     assert "routedemo==1.0" in lock
@@ -79,7 +82,9 @@ def test_what_is_nowhere_is_told_by_its_name(tmp_path: Path, index: Path) -> Non
 
 def test_a_python_that_is_not_there_is_told_with_a_mend(tmp_path: Path, index: Path) -> None:
     wants = workload(dependencies=("routedemo",), requires_python=">=3.99")
-    with pytest.raises(PreflightFailed, match=r"h1 has Python 3\.\d+\.\d+, the workload needs >=3\.99") as caught:
+    with pytest.raises(
+        PreflightFailed, match=r"h1 has Python 3\.\d+\.\d+, the workload needs >=3\.99"
+    ) as caught:
         built_on(sessions_of(tmp_path), wants, tmp_path / "home")
     assert 'python = "/path' in caught.value.mend
 

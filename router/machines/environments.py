@@ -77,7 +77,7 @@ def built_on(sessions: Sessions, workload: Workload, home: Path) -> Interpreter:
         try:
             with sessions.use(fresh=fresh) as session:
                 head: dict[str, Any] = {"lock_sha256": digest}
-                found = session.ask("environment", b"", **head).head
+                found: Mapping[str, Any] = session.ask("environment", b"", **head).head
                 if found.get("python") is None:
                     if wheels is None:
                         pinned = run_uv([*words, "--format", "pylock.toml"], environ, what, stdin=listed)
@@ -225,9 +225,7 @@ def _wheels(pinned: str) -> dict[str, Blob]:
 
 def _sent(environ: Mapping[str, str], text: str, wheels: Mapping[str, Blob]) -> dict[str, str]:
     """What uv is to know there. It travels on stdin: an index's address may hold a password."""
-    sent = {
-        name: value for name, value in environ.items() if name.startswith(SENT) and name not in ELSEWHERE
-    }
+    sent = {name: value for name, value in environ.items() if name.startswith(SENT) and name not in ELSEWHERE}
     packages = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", "-", " "))]
     if len(wheels) >= len(packages):
         # All of it was sent, so nothing need be asked of anybody.

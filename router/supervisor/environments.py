@@ -15,7 +15,7 @@ from .wire import Fault, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, IO, List, Optional
+    from typing import IO, Any, Dict, List, Optional
 
     from .arriving import Arriving
     from .wire import Wire
@@ -78,7 +78,9 @@ def _others() -> List[Any]:
         for name in listed:
             path = os.path.join(folder, name)
             if path not in found and os.access(path, os.X_OK) and len(found) < 32:
-                found[path] = machine.said([path, "-I", "-S", "-c", "import platform as p;print(p.python_version())"])
+                found[path] = machine.said(
+                    [path, "-I", "-S", "-c", "import platform as p;print(p.python_version())"]
+                )
     return [(path, version) for path, version in found.items() if version]
 
 
@@ -135,9 +137,7 @@ def _sweep(envs: str) -> None:
     """Remove what builders left who were killed. Nobody uses it: it has no name that is looked for."""
     for name in os.listdir(envs):
         path = os.path.join(envs, name)
-        if name.startswith(".") and (
-            name.endswith(".gone") or time.time() - os.lstat(path).st_mtime > STALE
-        ):
+        if name.startswith(".") and (name.endswith(".gone") or time.time() - os.lstat(path).st_mtime > STALE):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -248,9 +248,7 @@ def _sync(folder: str) -> None:
     os.sync()
 
 
-def _run(
-    stream: Wire, words: List[str], environ: Dict[str, str], what: str, text: str, held: int
-) -> None:
+def _run(stream: Wire, words: List[str], environ: Dict[str, str], what: str, text: str, held: int) -> None:
     """Run uv and tell the client each line it says. It ends with the client; and while it lives the lock
     is held, whatever becomes of us."""
     try:
@@ -269,7 +267,8 @@ def _run(
         raise Fault("PREFLIGHT", "%s: uv does not run here: %s" % (what, e.strerror), mend)
     lines: List[str] = []
     try:
-        assert process.stdin is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
         try:
             process.stdin.write(text.encode())
             process.stdin.close()
