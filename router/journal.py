@@ -55,5 +55,8 @@ class Journal:
             )
         if known != status:
             self._run.write("status", status)
+            if known is not None and known.state is State.UNKNOWN and status.state is not State.UNKNOWN:
+                gone = time.time_ns() // 1000 - (known.since_us or 0)
+                self.tell("back", attempt=status.attempt, state=status.state.value, after_us=max(0, gone))
             self.tell("state", **{name: value for name, value in plain(status).items() if value is not None})
         return status

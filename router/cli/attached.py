@@ -12,7 +12,7 @@ from compute_router.cli.codes import ENDS, exit_code, told
 from compute_router.cli.leaving import AskCancel, Leave, Leaving
 from compute_router.cli.logtext import LogText
 from compute_router.cli.output import problem
-from compute_router.cli.words import size
+from compute_router.cli.words import clock, duration, size
 from compute_router.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Stages:
     def __init__(self, cli: Cli, log: LogText | None = None) -> None:
         self.run_id = ""
         self._cli, self._log = cli, log
-        self._last = ""
+        self._last = ("", "")
         self._named = False
 
     def name(self, run_id: str, sentence: str = "") -> None:
@@ -56,7 +56,7 @@ class Stages:
             if self._log is not None:
                 self._log.close()
             out.stage(*line)
-        if slow := _slow(name, str(event.get("state"))):
+        if slow := _slow(name, event):
             out.busy(slow)
 
     def _line(self, name: str, event: dict[str, Any]) -> tuple[str, str] | None:
@@ -72,6 +72,10 @@ class Stages:
                 return "submitted", f"to {place}{nth}"
             case "refused":
                 return "refused", f"by {place}: {event.get('what')}"
+            case "back":
+                # The state that follows says the same.
+                self._last = (str(event.get("state")), self._last[1])
+                return "back", f"after {duration(event.get('after_us'))}; {event.get('state')}"
             case "gone":
                 return "left out", str(event.get("what"))
             case "again":
@@ -82,29 +86,47 @@ class Stages:
 
     def _state(self, event: dict[str, Any]) -> tuple[str, str] | None:
         state = str(event.get("state"))
-        if state == self._last or state in ("planned", "staging", "committed", "starting"):
+        if state in ("planned", "staging", "committed", "starting"):
             return None
-        self._last = state
         detail = str(event.get("detail") or event.get("reason") or "").replace("_", " ")
+        where = f"place {event['position']} in the queue" if event.get("position") else ""
+        # On a terminal the spinner tells of every further place; elsewhere each is a line.
+        last, self._last = self._last, (state, where if not self._cli.out.terminal_err else "")
+        if self._last == last:
+            return None
         match state:
             case "waiting":
-                where = f"place {event['position']} in the queue" if event.get("position") else ""
                 return state, "; ".join(filter(None, [where, detail]))
             case "unknown":
-                return state, f"{detail or 'the place cannot be reached'}; the run itself goes on"
+                return state, unseen(event)
             case "running" | "orphaned":
                 return state, detail
         # A final state is told by the summary.
         return None
 
 
-def _slow(event: str, state: str) -> str:
+def _slow(name: str, event: dict[str, Any]) -> str:
     """What may take a while after an event, if anything does."""
-    if event == "staging":
+    if name == "staging":
         return "sending the files"
-    if event != "state":
+    if name != "state":
         return ""
-    return "bringing back what it left" if state in ENDS else "waiting for the place" * (state == "waiting")
+    match str(event.get("state")):
+        case "waiting":
+            where = f": place {event['position']} in the queue" if event.get("position") else ""
+            return f"waiting for the place{where}"
+        case "unknown":
+            return "trying to reach it again"
+        case state:
+            return "bringing back what it left" if state in ENDS else ""
+
+
+def unseen(status: dict[str, Any]) -> str:
+    """Since when a run cannot be seen, how it was then, and why."""
+    since = f"since {clock(status['since_us'])}" if status.get("since_us") else "now"
+    last = f", last seen {status['last']}" if status.get("last") else ""
+    why = f": {status['detail']}" if status.get("detail") else ""
+    return f"unreachable {since}{last}; the run itself goes on{why}"
 
 
 def receipt_of(run: RunFolder) -> dict[str, Any] | None:

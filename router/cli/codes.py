@@ -42,6 +42,6 @@ def told(status: Mapping[str, Any]) -> str:
     elif status.get("exit_code"):
         text += f" with exit code {status['exit_code']}"
     if state == "unknown" and status.get("last"):
-        text += f" (last seen {status['last']})"
+        text += f" (unreachable; last seen {status['last']})"
     why = status.get("detail") or str(status.get("reason") or "").replace("_", " ")
     return f"{text}: {why}" if why and why not in text and why != "exit" else text
