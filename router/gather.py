@@ -21,8 +21,14 @@ DEADLINE = 10.0
 T = TypeVar("T")
 
 
-def side_by_side(calls: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, T | BaseException]:
-    """Call all, each in a thread of its own; whoever is late is left out.
+def side_by_side(
+    calls: Mapping[str, Callable[[], T]],
+    deadline: float,
+    *,
+    enough: Callable[[T | BaseException], bool] = lambda answer: False,
+) -> dict[str, T | BaseException]:
+    """Call all, each in a thread of its own; whoever is late is left out, and so is everybody who has
+    not answered by the time that one answer is `enough`.
 
     Daemon threads, not a pool: a backend that hangs must not hold the process at its end.
     """
@@ -45,6 +51,8 @@ def side_by_side(calls: Mapping[str, Callable[[], T]], deadline: float) -> dict[
         except queue.Empty:
             break
         got[name] = answer
+        if enough(answer):
+            break
     return got
 
 

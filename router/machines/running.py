@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from compute_router.errors import (
     SubmitUnknown,
     Unavailable,
 )
+from compute_router.gather import side_by_side
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
 from compute_router.machines.others import client, keep
 from compute_router.machines.session import Resend, Session, Sessions
@@ -47,6 +49,8 @@ LASTING = 10.0
 """Seconds after which a follow that breaks was a good connection until then."""
 SETTLING = 0.5
 """Seconds for which `find` waits for a start under way to become one or none."""
+FINDING = 21.0
+"""Seconds that all machines together may take to say whether they know a run."""
 PIECE = 1 << 18
 _RUN_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Status))
@@ -170,19 +174,20 @@ class Running:
         """The run of `key`, which is the run's id where the user gave none. A run that was committed
         and never started counts as not started: nobody but its submitter would start it."""
         ids = [key_run_id(key), *([key] if _RUN_ID.fullmatch(key) else [])]
-        unseen: RouteError | None = None
-        for machine in self._backend.places():
-            try:
-                found = self._find(self.sessions(machine), ids)
-            except (RouteError, Broken) as e:
-                unseen = e if isinstance(e, Unavailable) else Unavailable(str(e), mend="try again")
-                continue
-            if found is not None:
-                run_id, status = found
+        places = {machine.name: machine for machine in self._backend.places()}
+        asks = {name: functools.partial(self._find, self.sessions(m), ids) for name, m in places.items()}
+        got = side_by_side(asks, FINDING, enough=lambda answer: isinstance(answer, tuple))
+        for name, answer in got.items():
+            if isinstance(answer, tuple):
+                run_id, status = answer
                 self._saw(run_id, status)
-                return self._handle(run_id, key, status.attempt, machine)
-        if unseen is not None:
-            raise unseen
+                return self._handle(run_id, key, status.attempt, places[name])
+        late = Unavailable(f"not every machine answered within {FINDING:.0f} s", mend="try again")
+        for unseen in (got.get(name, late) for name in places):
+            if isinstance(unseen, (RouteError, Broken)) and not isinstance(unseen, Unavailable):
+                raise Unavailable(str(unseen), mend="try again")
+            if isinstance(unseen, BaseException):
+                raise unseen
         return None
 
     def _find(self, sessions: Sessions, ids: Sequence[str]) -> tuple[str, Status] | None:
