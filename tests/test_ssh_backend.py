@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from boards import element, process, uuid
 from peers import workload
@@ -12,6 +15,7 @@ from reserved import Fleet, asks, ended, offered, refusals, submission
 
 from compute_router.backend import NoOffer, Offer, State, Surface
 from compute_router.backends.ssh import SSHBackend, SSHSettings
+from compute_router.gather import gather
 from compute_router.machines.entry import MachineEntry
 
 
@@ -156,4 +160,79 @@ def test_a_leased_gpu_makes_it_busy(fleet: Fleet, home: Path, folder: Path) -> N
     assert not free.busy
     assert both.busy
     assert both.estimates.queue is None
+    backend.cancel(handle)
+
+
+OLD = """#!/bin/sh
+exec {python} -I -S -c 'import sys; sys.version_info = (3, 6, 15, "final", 0); exec(sys.argv[1])' "$4"
+"""
+"""A stand-in for a Python that is too old to be found on today's machines."""
+
+
+def test_a_python_that_is_too_old_is_named(fleet: Fleet, home: Path, folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old" / "python3"
+    old.parent.mkdir()
+    old.write_text(OLD.format(python=sys.executable))
+    old.chmod(0o755)
+    # After the rc files of whoever runs the tests, which may have another python3 first.
+    fleet.add("h1", extra=f'ForceCommand PATH="{old.parent}:$PATH"; eval "$SSH_ORIGINAL_COMMAND"')
+    [no] = refusals(fleet.backend(home), workload(folder))
+    assert no.code == "python"
+    assert "h1: python3 here is 3.6" in no.reason
+    assert "3.8" in no.mend
+
+
+def test_what_the_work_needs_of_python_is_looked_at_there(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1")
+    backend = fleet.backend(home)
+    for fields, said in (
+        ({"requires_python": ">=3.99"}, "the workload needs Python >=3.99"),
+        ({"python": "/no/such/python"}, "there is no Python at /no/such/python"),
+    ):
+        [no] = refusals(backend, workload(folder, **fields))
+        assert no.code == "python"
+        assert said in no.reason
+    named = workload(folder, "import sys\nprint(sys.executable)\n", python=sys.executable)
+    status, log = ended(backend, backend.submit(submission(backend, named)))
+    assert (status.state, log.strip()) == (State.SUCCEEDED, sys.executable)
+
+
+def test_a_silent_machine_is_left_out_in_time(fleet: Fleet, home: Path, folder: Path) -> None:
+    """Its packets are swallowed, as by a firewall: the others are offered all the same."""
+    entry = fleet.add("h1")
+    fleet.add("h2")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(1)
+        address = f"{entry.address.rpartition(':')[0]}:{deaf.getsockname()[1]}"
+        fleet.entries["h1"] = msgspec.structs.replace(entry, address=address)
+        backend = fleet.backend(home)
+        got = gather({"ssh": backend}, workload(folder))
+        assert [offer.id for offer in got if isinstance(offer, Offer)] == ["h2"]
+        [no] = [answer for answer in got if isinstance(answer, NoOffer)]
+        assert no.code == "unreachable"
+        assert "h1" in no.reason
+        [ill, well] = backend.health().checks
+        assert (ill.name, ill.ok, well.ok) == ("h1", False, True)
+
+
+def test_a_place_without_room_for_leases_is_refused(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", env={"ROUTE_LEASE_DIR": "/no/such/folder"})
+    [no] = refusals(fleet.backend(home), workload(folder))
+    assert no.code == "leases"
+    assert no.mend
+
+
+def test_an_exclusive_machine_takes_one_run(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1", exclusive=True, price_per_hour="3")
+    backend = fleet.backend(home)
+    work = workload(folder, "import time\nprint('on', flush=True)\ntime.sleep(60)\n")
+    [offer] = offered(backend, work).values()
+    assert (offer.capacity, offer.busy) == (1, False)
+    assert offer.quote is not None
+    assert offer.quote.amount == "3"
+    handle = backend.submit(submission(backend, work))
+    assert next(iter(backend.logs(handle, follow=True))) == b"on\n"
+    [offer] = offered(backend, work).values()
+    assert offer.busy
     backend.cancel(handle)
