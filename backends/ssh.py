@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from compute_router.backend import (
     Backend,
@@ -26,6 +27,9 @@ from compute_router.machines.contract import Interpreter, Machine, MachineBacken
 from compute_router.machines.entry import MachineEntry
 from compute_router.records import Record, key_run_id
 from compute_router.workload import Workload
+
+if TYPE_CHECKING:
+    from compute_router.machines.memory import Memory
 
 __all__ = ["SSHBackend", "SSHSettings", "route_backends"]
 
@@ -66,6 +70,12 @@ class SSHBackend(MachineBackend):
             if entry.has is None or entry.has.family != "tpu"
         }
 
+    @functools.cached_property
+    def _memory(self) -> Memory:
+        from compute_router.machines.memory import Memory
+
+        return Memory(self.home)
+
     def reach(self, name: str, entry: MachineEntry) -> Machine:
         """The machine of an entry of the configuration. No I/O."""
         from compute_router.machines.reaching import reach
@@ -100,13 +110,23 @@ class SSHBackend(MachineBackend):
         if workload.dependencies and workload.python is None:
             from compute_router.machines.environments import built_on
 
-            return built_on(self._running.sessions(machine), workload, self.home)
+            found = built_on(self._running.sessions(machine), workload, self.home)
+            self._memory.built(machine.name, workload, found)
+            return found
         given = workload.python not in (None, "current")
         return Interpreter(
             python=str(data.get("python") or workload.python or "python3"),
             stack=dict(data.get("stack") or {}),
             source="path" if given else "machine",
         )
+
+    def environment(self, workload: Workload) -> Mapping[str, Any] | None:
+        if workload.python is not None or not workload.dependencies:
+            return super().environment(workload)
+        many = len(workload.dependencies)
+        sentence = f"built by uv on the machine from {many} {'dependency' if many == 1 else 'dependencies'}"
+        sentence += ", unless one of the same lock is there"
+        return {"source": "uv", "python": None, "lock_sha256": None, "sentence": sentence}
 
     # Health
 
@@ -166,14 +186,16 @@ class SSHBackend(MachineBackend):
         from compute_router.machines.placing import ask, machine_offers
 
         sessions = self._running.sessions(self.machine(name))
-        python = None if workload.dependencies and workload.python is None else workload.python or "python3"
+        built = bool(workload.dependencies) and workload.python is None
+        python = "python3" if workload.python in (None, "current") else workload.python
         return machine_offers(
             self,
             name,
             self.entries[name],
             ask(sessions),
             workload,
-            python="python3" if python == "current" else python,
+            python=None if built else python,
+            stack=self._memory.environment(name, workload) if built else None,
             rtt_us=sessions.clock[0] if sessions.clock else None,
         )
 
@@ -182,19 +204,18 @@ class SSHBackend(MachineBackend):
     ) -> Sequence[Offer | NoOffer]:
         """The answer of one machine, or why it has none; and that it was seen, or was not."""
         from compute_router.machines.offering import No
-        from compute_router.machines.placing import Sightings, refused, sentence
+        from compute_router.machines.placing import refused, sentence
 
-        sightings = Sightings(self.home)
         if answer is None:
             answer = Unavailable(f"no answer within {PATIENCE} s", mend=f"route machine check {name}")
         if isinstance(answer, (RouteError, Broken)):
             no = sentence(answer)
             if no.code == "unreachable":
-                no = No(no.code, f"{name} is {sightings.silent(name)}: {no.reason}", no.mend)
+                no = No(no.code, f"{name} is {self._memory.silent(name)}: {no.reason}", no.mend)
             return [refused(self, name, no)]
         if isinstance(answer, BaseException):
             raise answer
-        sightings.answered(name)
+        self._memory.answered(name)
         return answer
 
     # One start for one key, on whichever machine

@@ -11,9 +11,11 @@ import pytest
 from boards import element
 from conftest import Route
 from reserved import Fleet
+from test_environment import index as index
 
 GPU = """\
 # /// script
+# requires-python = ">=3.8"
 # [tool.route]
 # name = "warmth"
 # accelerator = "H200:1"
@@ -99,6 +101,20 @@ def test_warm_and_cold_are_told_by_keys(two: Fleet, route: Route, home: Path) ->
     assert caches(other)["h2:h200:1"] == "warm_other_image"
     refused = planned(route, "--set", "warmth=cold", "--set", only)
     assert refused["decision"]["outcome"] == "refused"
+
+
+def test_an_environment_of_dependencies_is_known_by_its_lock(
+    two: Fleet, route: Route, folder: Path, index: Path
+) -> None:
+    """Built on the machine by the first run; from then on its cache there is told by the lock."""
+    (folder / "work.py").write_text(GPU.replace("# requires", '# dependencies = ["routedemo"]\n# requires'))
+    first = planned(route)
+    assert caches(first) == {"h1:h200:1": "empty", "h2:h200:1": "empty"}
+    assert first["environment"]["source"] == "uv"
+    done = route("run", "work.py", "--set", 'backend.ssh.only=["h2"]', timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert caches(planned(route)) == {"h1:h200:1": "empty", "h2:h200:1": "warm_same_key"}
+    assert chosen(planned(route, "--set", "warmth=warm")) == ("ssh", "h2:h200:1")
 
 
 def _another(folder: Path) -> Path:

@@ -1,14 +1,11 @@
-"""What one machine of the configuration offers a workload, by its own answer to `probe`; its last answers."""
+"""What one machine of the configuration offers a workload, by its own answers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,7 +40,7 @@ from compute_router.machines.specification import volume_name
 from compute_router.records import digest
 from compute_router.workload import Role, Workload
 
-__all__ = ["Sightings", "ask", "machine_offers", "refused", "sentence"]
+__all__ = ["ask", "machine_offers", "refused", "sentence"]
 
 START_US, STAGING_US = 60_000, 50_000
 """A supervisor's start, and what little is sent. How much has to be sent is not known at this point."""
@@ -248,49 +245,3 @@ def _state(role: Role, row: Mapping[str, Any]) -> RoleState:
     except ValueError:
         state = CacheState.UNOBSERVED
     return RoleState(role=role, state=state, storage=str(row.get("storage") or "unobserved"))
-
-
-class Sightings:
-    """When each machine answered last, and since when it does not: small files that are hints only."""
-
-    def __init__(self, home: Path) -> None:
-        self._home, self._folder = home, home / "machines"
-
-    def answered(self, name: str) -> None:
-        """It has answered just now."""
-        seen = self._read(name)
-        # Written at most once a minute: nobody needs it finer.
-        if seen.get("silent_us") or time.time_ns() // 1000 - seen.get("seen_us", 0) > 60_000_000:
-            self._write(name, {"seen_us": time.time_ns() // 1000})
-
-    def silent(self, name: str) -> str:
-        """Since when it does not answer, as words; it has not answered just now."""
-        seen, now = self._read(name), time.time_ns() // 1000
-        if not seen.get("silent_us"):
-            seen["silent_us"] = now
-            self._write(name, seen)
-        last = f", last seen {_when(seen['seen_us'])}" if seen.get("seen_us") else ""
-        return f"unreachable since {_when(seen['silent_us'])}{last}"
-
-    def _read(self, name: str) -> dict[str, int]:
-        try:
-            found = json.loads((self._folder / f"{name}.json").read_bytes())
-            return {k: v for k, v in found.items() if type(v) is int}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-    def _write(self, name: str, seen: Mapping[str, int]) -> None:
-        # Looking makes no home: what is not there yet is made by the first run.
-        if not self._home.is_dir():
-            return
-        try:
-            self._folder.mkdir(exist_ok=True)
-            beside = self._folder / f".{name}.{time.monotonic_ns()}"
-            beside.write_text(json.dumps(seen))
-            beside.replace(self._folder / f"{name}.json")
-        except OSError:
-            return
-
-
-def _when(us: int) -> str:
-    return datetime.fromtimestamp(us / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
