@@ -53,7 +53,12 @@ class SSHBackend(MachineBackend):
     name = "ssh"
     surface = Surface.RESERVED
     Settings = SSHSettings
-    powers = frozenset({Power.DETACH, Power.FOLLOW, Power.CANCEL, Power.SECRETS, Power.VOLUMES, Power.RESUME})
+    powers = frozenset(
+        {
+            *(Power.DETACH, Power.FOLLOW, Power.CANCEL, Power.SECRETS, Power.VOLUMES, Power.RESUME),
+            Power.MULTI_NODE,
+        }
+    )
     settings: SSHSettings
 
     def __init__(self, settings: Record, home: Path) -> None:
@@ -174,10 +179,15 @@ class SSHBackend(MachineBackend):
         self, workload: Workload, found: Mapping[str, Sequence[Offer | NoOffer]]
     ) -> Sequence[Offer | NoOffer]:
         """The offers of several machines for one run over all of them."""
-        nodes = workload.needs.nodes
-        return [
-            self._no("multi_node", f"{nodes} nodes are asked for, a run takes one machine", "set nodes = 1")
-        ]
+        from compute_router.machines.grouping import group_offers
+
+        return group_offers(self.name, workload, self.entries, found)
+
+    def meeting(self, machine: Machine) -> tuple[str, str | None]:
+        from compute_router.machines.grouping import meeting
+
+        entry = self.entries.get(machine.name)
+        return super().meeting(machine) if entry is None else meeting(entry)
 
     def _no(self, code: str, reason: str, mend: str, *, set_up: bool = True) -> NoOffer:
         return NoOffer(backend=self.name, code=code, reason=reason, mend=mend, set_up=set_up)

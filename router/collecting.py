@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -80,6 +81,7 @@ def collect(
             clock={name: seen[name] for name in ("offset_us", "rtt_us") if name in seen},
             study=_study(run),
             adopted=is_adopted(run),
+            nodes=_nodes(run, measured) if backend is not None else (),
             remarks=[said] if (said := gone(run)) else [],
         )
 
@@ -111,6 +113,22 @@ def _fetch(run: RunFolder, status: Status, backend: Backend, handle: Handle) -> 
         raise errors.StoreError(
             f"{run.path / 'measured.json'} cannot be read: {e.strerror}", mend="see its permissions"
         ) from e
+
+
+def _nodes(run: RunFolder, measured: bytes | None) -> list[tuple[int, str, bytes | None]]:
+    """What the machines beside node 0 measured, where the run had several: each has a folder
+    `nodes/RANK-MACHINE`. One that left none is named all the same."""
+    found: dict[int, tuple[str, bytes | None]] = {}
+    with contextlib.suppress(ValueError, AttributeError):
+        launch = (json.loads(measured) if measured else {}).get("launch") or {}
+        members = launch.get("members")
+        if isinstance(members, list):
+            found = {rank: (str(name), None) for rank, name in enumerate(members) if rank}
+    for folder in sorted((run.path / "nodes").glob("*-*")):
+        rank, _, name = folder.name.partition("-")
+        with contextlib.suppress(OSError, ValueError):
+            found[int(rank)] = name, (folder / "measured.json").read_bytes()
+    return [(rank, name, data) for rank, (name, data) in sorted(found.items())]
 
 
 def gone(run: RunFolder) -> str:

@@ -35,7 +35,7 @@ NOBODY = Fact(why="unobserved")
 FACTS: set[type] = {Fact}
 """The types of facts, one for each field that is read."""
 _UNREAD = """
-artifacts lifecycle plugins redactions decision offer client frontier checks.own promotion.criteria
+artifacts lifecycle nodes plugins redactions decision offer client frontier checks.own promotion.criteria
 steady.step_us started_by.ids workload.digest outcome.log_tail_sha256 outcome.detail code.message code.branch
 """
 SKIPPED = frozenset(_UNREAD.split())

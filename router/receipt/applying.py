@@ -24,6 +24,7 @@ class Absent(NamedTuple):
 NO_IMAGE = {"surface": ("local", "reserved", "slice")}
 ABSENT: tuple[Absent, ...] = (
     Absent(("study.*",), {}, "the run belongs to no study", True),
+    Absent(("nodes",), {"spread": ("no",)}, "it ran on one machine"),
     Absent(("frontier.*",), {}, "none was declared", True),
     Absent(("hw.requested.mem_gib", "hw.requested.topology"), {}, "not asked for", True),
     Absent(

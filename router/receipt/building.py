@@ -11,10 +11,10 @@ from typing import Any
 from compute_router import __version__
 from compute_router.backend import Cost, NoOffer, Offer, Status
 from compute_router.policy import Decision
+from compute_router.receipt.across import Node, observe_all, rows
 from compute_router.receipt.context import Context
 from compute_router.receipt.evidence import comparability, evidence
 from compute_router.receipt.facts import at_path
-from compute_router.receipt.observing import observe
 from compute_router.receipt.schema import MEASURED, RULES, SCHEMA
 from compute_router.records import canonical, plain
 from compute_router.workload import Kind, Workload
@@ -52,6 +52,7 @@ def build(
     clock: Mapping[str, int] | None = None,
     study: Mapping[str, Any] | None = None,
     adopted: bool = False,
+    nodes: Sequence[tuple[int, str, bytes | None]] = (),
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The receipt of one final attempt, of whatever state. Pure; never raises for what a machine said.
@@ -63,12 +64,20 @@ def build(
     `plugin_origins` maps (thing, name) to an `Origin`; `clock` may hold `offset_us` and `rtt_us`;
     `study` the values of the fields `study.*` of a run that belongs to one; `adopted` says that another
     client submitted it; `remarks` are further caveats.
+    `nodes` are rank, name and `measured.json` of the machines beside node 0, where there are several.
     `chain` is what `RunFolder.seal` gives.
     """
     if not status.state.final:
         raise ValueError(f"a run that is {status.state.value} has no receipt yet")
     block, sha256, caveats = _measured(measured, measured_sha256, run_id, status.attempt)
     caveats += remarks
+    others = []
+    for rank, machine, data in nodes:
+        other, digest, wrong = _measured(data, None, run_id, status.attempt)
+        caveats += [f"{machine}: {text}" for text in wrong]
+        if other is None and not wrong:
+            caveats.append(f"{machine} left no measurements")
+        others.append(Node(rank, machine, other, digest))
     if at_path(block, "log.scrubbed.v") is False:
         caveats.append("nobody could look through all of the log and the outputs for secrets")
     cpu = _family(workload, offers, intent) == "cpu"
@@ -82,7 +91,8 @@ def build(
         intent=plain(intent) or {},
         handle=plain(handle) or {},
         measured=block,
-        observed=observe(block, at=created_us, cpu=cpu),
+        observed=observe_all(block, others, at=created_us, cpu=cpu),
+        nodes=rows(block, sha256, others) if others else (),
         family=_family(workload, offers, intent),
         kind=kind,
         origins=plugin_origins or {},

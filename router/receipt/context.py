@@ -79,6 +79,7 @@ class Context:
     study: Mapping[str, Any]
     caveats: Sequence[str]
     client: Mapping[str, str | bool]
+    nodes: Sequence[Mapping[str, Any]] = ()
 
     def build(self) -> dict[str, Any]:
         """Every field of the blocks `context` and `measured`, as facts at their paths."""
@@ -101,6 +102,8 @@ class Context:
         for path, fact in judged(self.kind, self.measured, found, self.at).items():
             put(found, path, fact)
         for path, fact in list(leaves(found)):
+            if path == "nodes":
+                continue  # what the machines wrote, digest and all, as `measured` is
             put(found, path, redactor.data(fact, path))
         put(found, "redactions", seen(redactor.told(), "derived", self.at))
         return found
@@ -127,6 +130,7 @@ class Context:
             "dependencies": "yes" if self.workload.dependencies else "no",
             "entry": self._entry(),
             "ended_by": ended,
+            "spread": "yes" if self.workload.needs.nodes > 1 else "no",
             "dirty": "no" if at_path(self.snapshot, "git.dirty") is False else "",
         }
 
@@ -169,6 +173,8 @@ class Context:
         self._started(say, redactor)
         self._decided(say, redactor)
         self._ended(say)
+        if self.nodes:
+            say("nodes", [dict(node) for node in self.nodes], "observed")
         return given
 
     def _declared(self, say: Any, redactor: Redactor) -> None:

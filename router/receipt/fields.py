@@ -80,7 +80,7 @@ hw.requested.count  | int  | decl | W | context | r |  | how many on each node
 hw.requested.mem_gib | int | decl | W | context | r | GiB | memory asked for
 hw.requested.topology | text | decl | W | context | r |  | wiring asked for
 hw.observed.sku     | text | obs | K | measured | o |  | model, form and memory of the accelerator; the model of the CPU where none was asked for
-hw.observed.count   | int  | obs | K | measured | o |  | accelerators the work could see; CPUs where none was asked for
+hw.observed.count   | int  | obs | K | measured | o |  | accelerators the work could see on each node; CPUs where none was asked for
 hw.observed.uuid    | texts | obs | W | measured | o |  | ids of the accelerators
 hw.observed.mem_bytes | int | obs | W | measured | o | bytes | memory of one accelerator; of the machine where none was asked for
 hw.observed.cc      | text | obs | W | measured | o |  | compute capability
@@ -102,7 +102,7 @@ hw.match            | enum:match | der | W | context | d |  | observed against r
 
 coupling            | enum:coupling | decl | K | context | r |  | how tightly the parts move together
 distributed.mode    | text | decl | K | context | rwd |  | single, ddp, fsdp2, tensor_parallel, ...
-distributed.world   | int  | obs | K | measured | o |  | ranks @launch.ranks
+distributed.world   | int  | obs | K | measured | o |  | ranks on all nodes @launch.ranks
 distributed.first_step_us | numbers | obs | I | measured | ow | us | from the work's first instruction to the end of each rank's first step, by rank
 distributed.nodes   | int  | decl | K | context | r |  | nodes
 distributed.dp      | int  | decl | K | context | rwd |  | data parallel
@@ -209,6 +209,7 @@ cost.actual         | decimal | obs | I | context | oe | currency | what the bac
 caveats             | texts | decl | I | context | rd |  | printed in compare
 frontier.passing    | text | decl | I | context | r |  | first rung that passes
 frontier.failing    | text | decl | I | context | r |  | next rung that fails
+nodes               | list:nodes | obs | I | context | o |  | of a run on several machines: each by its rank, with what it measured; node 0's block is `measured` ~3
 artifacts           | list:artifacts | obs | I | measured | o |  | what the run left, by digest
 promotion.status    | text | der | I | context | d |  | verdict of a validation
 promotion.criteria  | list:checks | der | I | context | d |  | what it was judged by
@@ -300,5 +301,6 @@ ITEMS: dict[str, dict[str, str]] = {
         "version": "text",
         "digest": "hex",
     },
+    "nodes": {"rank": "int", "machine": "text", "measured_sha256": "hex", "measured": "json"},
     "redactions": {"rule": "text", "field": "text", "count": "int"},
 }

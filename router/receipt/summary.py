@@ -113,6 +113,11 @@ def _hardware(context: Any) -> str:
     sku, got = value(context, "hw.observed.sku"), value(context, "hw.observed.count")
     if not sku:
         return f"asked {wanted}; what it got was not observed"
+    nodes = value(context, "distributed.nodes")
+    if type(nodes) is int and nodes > 1 and value(context, "nodes"):
+        names = " and ".join(str(node.get("machine")) for node in value(context, "nodes"))
+        wanted, got = f"{nodes} x {wanted}", f"{nodes} x {got}"
+        sku = f"{sku} on {names}"
     return f"asked {wanted}, got {got} x {sku} ({_word(context, 'hw.match').replace('_', ' ')})"
 
 

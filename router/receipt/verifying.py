@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from compute_router.receipt.across import broken, nodes_of, observe_all
 from compute_router.receipt.building import receipt_id
 from compute_router.receipt.evidence import comparability, evidence
 from compute_router.receipt.facts import Fact, at_path, leaves, misfit, missing, value
-from compute_router.receipt.observing import observe
 from compute_router.receipt.schema import BY_PATH, RULES, SCHEMA, SOURCES, TABLE, SchemaField
 from compute_router.records import canonical
 
@@ -123,6 +123,8 @@ def _problems(data: bytes, folder: Path | None, notes: list[str]) -> Iterator[Pr
         # No digest covers it, so nothing may stand there: a signature is a file beside the receipt.
         yield Problem("TYPE", "signatures", "is not empty; a signature stands in receipt.json.sig")
     yield from _digests(receipt)
+    for path, what in broken(receipt):
+        yield Problem("HASH_MISMATCH", path, what)
     rules = receipt.get("rules")
     if type(rules) is int and rules > RULES:
         notes.append(
@@ -290,8 +292,11 @@ def _observed(receipt: dict[str, Any], context: dict[str, Any]) -> Iterator[Prob
     """The facts read from the measured block, read again."""
     measured, at = receipt.get("measured"), receipt.get("created_us")
     cpu = value(context, "hw.requested.class") == "cpu"
-    again = observe(
-        measured if isinstance(measured, Mapping) else None, at=at if type(at) is int else 0, cpu=cpu
+    again = observe_all(
+        measured if isinstance(measured, Mapping) else None,
+        nodes_of(context),
+        at=at if type(at) is int else 0,
+        cpu=cpu,
     )
     for field in TABLE:
         if field.block != "measured":
