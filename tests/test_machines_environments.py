@@ -1,4 +1,4 @@
-"""Dependencies are built on the machine from a lock made for it, once, whole or not at all, then used offline.
+"""Dependencies are built on the machine from a lock made for it: once, whole or not at all, then offline.
 
 The wheels are made by the test and lie in a folder of the client, which the machine is not told of.
 """

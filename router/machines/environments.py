@@ -10,17 +10,18 @@ import platform
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from compute_router.environment import find_uv, run_uv, satisfies, uv_environ
 from compute_router.errors import Broken, PreflightFailed, RouteError, Unavailable
+from compute_router.machines.blobs import Blob, of_file
 from compute_router.machines.contract import Interpreter
 from compute_router.machines.refusing import Resend
 from compute_router.machines.session import Session, Sessions
-from compute_router.machines.shipping import Blob, Tries, bring
+from compute_router.machines.shipping import Tries, bring
 from compute_router.workload import Workload
 
 __all__ = ["built_on"]
@@ -29,7 +30,6 @@ GLIBC = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 """The minor versions of glibc 2 that uv resolves for."""
 NEEDS_GLIBC = 17
 """What the uv of its wheel for Linux needs (its tag is manylinux_2_17)."""
-PIECE = 1 << 18
 SENT = ("UV_", "SSL_CERT_FILE")
 """Of the variables that uv is given here, those that it is given there too."""
 ELSEWHERE = ("UV_CACHE_DIR", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT", "UV_TOOL_DIR", "UV_CONFIG_FILE")
@@ -157,12 +157,12 @@ def _tool(uv: str, about: Mapping[str, Any], home: Path) -> Blob | None:
     minor = _glibc(about)
     same = (about["system"], about["arch"]) == (platform.system(), platform.machine())
     if same and (platform.system() != "Linux" or (minor or 0) >= NEEDS_GLIBC):
-        return _of_file(Path(uv))
+        return of_file(Path(uv))
     if about.get("uv"):
         return None
     if about["system"] == "Linux" and about["arch"] in ("x86_64", "aarch64"):
         libc = "gnu" if (minor or 0) >= NEEDS_GLIBC else "musl"
-        return _of_file(_other_uv(uv, f"{about['arch']}-unknown-linux-{libc}", home))
+        return of_file(_other_uv(uv, f"{about['arch']}-unknown-linux-{libc}", home))
     raise PreflightFailed(f"no uv is known for {about['system']} {about['arch']}", mend=PATH)
 
 
@@ -185,25 +185,6 @@ def _other_uv(uv: str, target: str, home: Path) -> Path:
     return path
 
 
-def _of_file(path: Path) -> Blob:
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Blob(sha256, path.stat().st_size, functools.partial(_pieces, path))
-
-
-def _pieces(path: Path, offset: int) -> Iterator[tuple[int, bytes, bool]]:
-    """The bytes of a file from `offset` on; the other side compares the digest."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(offset)
-        while piece := file.read(PIECE):
-            yield offset, piece, offset + len(piece) >= size
-            offset += len(piece)
-            if offset >= size:
-                return
-    yield offset, b"", True
-
-
 def _wheels(pinned: str) -> dict[str, Blob]:
     """The wheels of a lock that lie on this computer, by file name: no machine can fetch those."""
     found = {}
@@ -215,7 +196,7 @@ def _wheels(pinned: str) -> dict[str, Blob]:
                 continue
             path = Path(unquote(parts.path))
             try:
-                blob = _of_file(path)
+                blob = of_file(path)
             except OSError:
                 continue
             if blob.sha256 == wheel.get("hashes", {}).get("sha256", blob.sha256):

@@ -185,7 +185,10 @@ def never(workload: Workload, *, whose: str = "this machine") -> No | None:
             "copy the data into the volume `data`, or use a backend that mounts buckets",
         )
     if workload.stage:
-        return No("stage", "staging into a volume is not possible here yet", "leave out `stage`")
+        from compute_router.machines.staging import refusal
+
+        if (why := refusal(workload)) is not None:
+            return No("stage", *why)
     if workload.image is not None:
         return No("image", f"{whose} runs no container images", "leave out `image` and list dependencies")
     return None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Submission
-from compute_router.errors import Broken, RouteError, SubmitUnknown
+from compute_router.errors import Broken, PreflightFailed, RouteError, SubmitUnknown
+from compute_router.machines.blobs import Blob
 from compute_router.machines.framing import Frame, encode
 from compute_router.machines.session import Session
 from compute_router.progress import transfer
 
-__all__ = ["AT_ONCE", "Blob", "Tries", "bring", "finish", "ship"]
+__all__ = ["AT_ONCE", "Tries", "bring", "finish", "ship"]
 
 AT_ONCE = 1 << 18
 """Files of fewer bytes than this, all together, are sent without asking which are there already."""
@@ -26,18 +26,6 @@ UNREAD = 4
 """Requests for what is wanted that are sent before an answer is read."""
 WRITE = 1 << 17
 """Bytes that are gathered before they are handed over: a frame of its own for each small file is slow."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Blob:
-    """Some bytes to be sent, by content. `pieces(offset)` gives them from `offset` on as (offset, piece,
-    last); it raises `InputError` if they are no longer what `sha256` says."""
-
-    sha256: str
-    size: int
-    pieces: Callable[[int], Iterator[tuple[int, bytes, bool]]]
-    shard: bool = False
-    """Whether it goes into a volume and not into the tree."""
 
 
 class Tries:
@@ -75,14 +63,16 @@ def ship(
     submission: Submission,
     spec: bytes,
     *,
-    shards: Sequence[Blob] = (),
     tries: Tries | None = None,
 ) -> list[str]:
     """Send everything up to `commit`; returns the requests whose answers are still to be read.
 
     Raises `InputError` for a file that changed since the snapshot (nothing is committed then),
-    `Broken` as every request does.
+    `PreflightFailed` where there is no room for it, `Broken` as every request does.
     """
+    from compute_router.machines.staging import shards_of
+
+    shards = [shard.blob for shard in shards_of(submission)] if submission.workload.stage else []
     snapshot, tries = submission.snapshot, tries or Tries()
     if tries.committed:
         tries.there.clear()
@@ -111,6 +101,7 @@ def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[B
     by_digest = {blob.sha256: blob for blob in blobs}
     asked = [blob for blob in blobs if blob.sha256 not in tries.there]
     wanted: list[tuple[Blob, int]] = []
+    free: Any = None
     parts = [asked[start : start + BLOBS] for start in range(0, len(asked), BLOBS)] or [[]]
     for start in range(0, len(parts), UNREAD):
         some = parts[start : start + UNREAD]
@@ -120,9 +111,16 @@ def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[B
                 listed["shards" if blob.shard else "blobs"].append([blob.sha256, blob.size])
             session.send(op, b"", **about, **listed)
         for _ in some:
-            wanted += _wanted(session, session.reply(op).head, by_digest)
+            answer = session.reply(op).head
+            wanted += _wanted(session, answer, by_digest)
+            free = answer.get("free_bytes")
     total = sum(blob.size for blob in blobs)
     owed = sum(blob.size - offset for blob, offset in wanted)
+    if type(free) is int and owed > free:
+        raise PreflightFailed(
+            f"{session.machine.name} has {free >> 20:,} MiB free, {owed >> 20:,} MiB are to be sent",
+            mend="route gc frees space there",
+        )
     tries.owed(owed)
     tries.there |= by_digest.keys() - {blob.sha256 for blob, _ in wanted}
     if not wanted:

@@ -96,6 +96,10 @@ def specification(
     }
     if group is not None:
         spec["group"] = dict(group)
+    if workload.stage:
+        from compute_router.machines.staging import shards_of
+
+        spec["stage"] = [shard.entry for shard in shards_of(submission)]
     if in_place is not None:
         block = dict(in_place)
         spec["log_cap_bytes"] = block.pop("log_cap_bytes", LOG_CAP_BYTES)

@@ -189,7 +189,7 @@ def warnings(w: Workload) -> Iterator[Problem]:
     for index, stage in enumerate(w.stage):
         if stage.source.startswith("/") and not any(_below(stage.source, path) for path in w.buckets):
             what = f"stages from {stage.source}, which lies in no bucket"
-            yield ("stage", index), what, "so it must be on the machine already"
+            yield ("stage", index), what, "so its files are sent from this computer"
     if w.python == "current" and w.image:
         yield (
             ("python",),

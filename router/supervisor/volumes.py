@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from . import work
+from . import files, work
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -38,8 +38,9 @@ def check(attempt: Attempt, spec: Json) -> None:
 
 
 def make(attempt: Attempt, spec: Json) -> List[Json]:
-    """Make the volumes; what became of each: `reused` if something was in it already, else `created`."""
-    made = []
+    """Make the volumes; what became of each: `reused` if something was in it already, else `created`.
+    Of one that was staged for this run, what was seen then: it is full of that by now."""
+    made, staged = [], _staged(attempt)
     for role, name in sorted(spec.get("volumes", {}).items()):
         path = work.volume(attempt.run.root, role, name)
         try:
@@ -50,8 +51,17 @@ def make(attempt: Attempt, spec: Json) -> List[Json]:
                     os.makedirs(os.path.join(path, leaf), 0o700, exist_ok=True)
         except OSError as e:
             raise refused(role, path, e)
-        made.append({"name": name, "role": role, "path": path, "event": event})
+        events = staged.get(role) or [event]
+        made.append({"name": name, "role": role, "path": path, "event": events[0], "events": events})
     return made
+
+
+def _staged(attempt: Attempt) -> Dict[str, List[str]]:
+    """Of each volume that shards were put into, what became of it. Told by the first attempt."""
+    if attempt.number != 1:
+        return {}
+    note = files.hint_json(os.path.join(attempt.run.path, "committed.json"))
+    return {one["role"]: list(one["events"]) for one in note.get("placed") or []}
 
 
 def _holds_something(path: str) -> bool:
@@ -85,9 +95,9 @@ def _check(role: str, path: str, asked: Any) -> None:
     if free < least:
         what = "volume %s: %s MiB are free at %s, it needs %s"
         raise Fault("NO_SPACE", what % (role, _mib(free), there, _mib(least)), "make room there: route gc")
-    files = disk.f_favail if disk.f_files else None
-    if files is not None and files < LEAST_FILES.get(role, 0):
-        what = "volume %s: room for %d more files is left at %s" % (role, files, there)
+    room = disk.f_favail if disk.f_files else None
+    if room is not None and room < LEAST_FILES.get(role, 0):
+        what = "volume %s: room for %d more files is left at %s" % (role, room, there)
         raise Fault("NO_SPACE", what, "remove files there: the file system is out of inodes")
 
 

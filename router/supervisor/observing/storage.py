@@ -141,7 +141,8 @@ def volumes(o: Observed, look: Look) -> List[Json]:
     for volume in declared:
         role, path = volume["role"], volume["path"]
         first, place = (seen.get(part, {}).get(role) for part in ("volumes", "roles"))
-        events = [o.seen(volume["event"], at=look.started["at_us"])]
+        known = volume.get("events") or [volume["event"]]
+        events = [o.seen(event, at=look.started["at_us"]) for event in known]
         item = {"name": volume["name"], "role": role, "event": events}
         if first and place and look.facts:
             last = contents.after(path, first, place, budget)
