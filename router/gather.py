@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import queue
 import threading
@@ -42,7 +43,9 @@ def side_by_side(
             answers.put((name, e))
 
     for name, call in calls.items():
-        threading.Thread(target=ask, args=(name, call), name=f"ask {name}", daemon=True).start()
+        # Each in a context of its own that begins as the caller's: whoever looks on here is told of all.
+        told = contextvars.copy_context().run
+        threading.Thread(target=told, args=(ask, name, call), name=f"ask {name}", daemon=True).start()
     got: dict[str, T | BaseException] = {}
     end = time.monotonic() + deadline
     while len(got) < len(calls):

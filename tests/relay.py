@@ -50,18 +50,23 @@ class _Way:
             except OSError:
                 return
             self.relay.bytes[self.name] += len(data)
+            if self.relay.rate:
+                time.sleep(len(data) / self.relay.rate)
 
 
 class Relay:
     """Listens on `port` of 127.0.0.1 and forwards to `target` (a port there, or an address).
 
-    `delay` (seconds, each way) may be changed at any time; `bytes` counts what passed, by direction:
+    `delay` (seconds, each way) and `rate` (bytes per second of each connection and way) may be changed at
+    any time; `bytes` counts what passed, by direction:
     `up` is towards the target. Nothing of it needs root.
     """
 
-    def __init__(self, target: int | tuple[str, int], *, delay: float = 0.0) -> None:
+    def __init__(
+        self, target: int | tuple[str, int], *, delay: float = 0.0, rate: float | None = None
+    ) -> None:
         self.target = ("127.0.0.1", target) if isinstance(target, int) else target
-        self.delay = delay
+        self.delay, self.rate = delay, rate
         self.bytes = {"up": 0, "down": 0}
         self.open = {"up": threading.Event(), "down": threading.Event()}
         self.port = 0

@@ -91,12 +91,16 @@ def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
     Repeatable: what is there is not fetched again.
     """
 
+    from compute_router.cli.transfers import Transfers
     from compute_router.collecting import gone
+    from compute_router.progress import watched
 
     def bring(ref: str) -> dict[str, Any]:
         run = cli.folder(ref)
         _learn(cli, run, env_file)
-        receipt = cli.router.collect(run)
+        cli.out.busy("bringing back what it left")
+        with watched(Transfers(cli.out)):
+            receipt = cli.router.collect(run)
         outputs = run.path / "outputs"
         files = [p for p in outputs.rglob("*") if p.is_file()] if outputs.is_dir() else []
         total = size(sum(p.stat().st_size for p in files))

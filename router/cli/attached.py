@@ -12,8 +12,10 @@ from compute_router.cli.codes import ENDS, exit_code, told
 from compute_router.cli.leaving import AskCancel, Leave, Leaving
 from compute_router.cli.logtext import LogText
 from compute_router.cli.output import problem
+from compute_router.cli.transfers import Transfers
 from compute_router.cli.words import clock, duration, size
 from compute_router.errors import ExitCode
+from compute_router.progress import watched
 
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
@@ -189,7 +191,7 @@ def left(cli: Cli, run_id: str, *, committed: bool) -> int:
 def guard(cli: Cli, leaving: Leaving, stages: Stages, work: Callable[[], int]) -> int:
     """Do `work` with signals turned into detaching; a closed stdout detaches as well."""
     try:
-        with leaving:
+        with leaving, watched(Transfers(cli.out)):
             return work()
     except (Leave, AskCancel):
         return left(cli, stages.run_id, committed=leaving.attached)

@@ -11,14 +11,11 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from compute_router.cli.words import one_line, visible
 from compute_router.errors import InputError
 from compute_router.scrubbing import clean, clean_bytes, cleaned
-
-if TYPE_CHECKING:
-    from compute_router.cli.busy import Busy
 
 __all__ = ["SCHEMA", "Output", "problem", "written"]
 
@@ -60,6 +57,12 @@ def problem(
     return {"code": code, "what": what, "mend": mend, "file": file, "line": line}
 
 
+class Stops(Protocol):
+    """What shows on the terminal that something is under way."""
+
+    def stop(self) -> None: ...
+
+
 class Output:
     """Where one call of `route` writes. `command` is the verb, once it is known."""
 
@@ -71,7 +74,7 @@ class Output:
         self.holding = False
         """Whether a good result is kept in `held` for the verb, which has still to judge it."""
         self.held: Any = None
-        self._busy: Busy | None = None
+        self._busy: Stops | None = None
         self.before_done: Callable[[], None] = lambda: None
         """Called before the result is printed: the last moment for a warning to stand in it."""
         # Names and messages may hold characters that the terminal's encoding does not have.
@@ -215,11 +218,15 @@ class Output:
 
             self._busy = Busy(one_line(text))
 
+    def showing(self, shown: Stops) -> None:
+        """`shown` is on the terminal until anything else is printed; then it is told to stop."""
+        self._busy = shown
+
     def calm(self) -> None:
         """Nothing is under way any more."""
         if self._busy is not None:
-            self._busy.stop()
-            self._busy = None
+            busy, self._busy = self._busy, None
+            busy.stop()
 
     # Lines of a stream
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -117,7 +118,8 @@ class Starting:
                 answers.put((name, e))
 
         for name, call in calls.items():
-            threading.Thread(target=one, args=(name, call), name=f"start {name}", daemon=True).start()
+            told = contextvars.copy_context().run
+            threading.Thread(target=told, args=(one, name, call), name=f"start {name}", daemon=True).start()
         got = dict(answers.get() for _ in calls)
         failed = [got[name] for name in calls if isinstance(got[name], BaseException)]
         for e in sorted(failed, key=lambda e: not isinstance(e, SubmitUnknown)):
