@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from conftest import Route
+from conftest import ROUTE, Route
+from relay import Relay
+from ssh_machines import entry_of, pin_all, write_machines
+from sshd import Sshd
 
 from compute_router.adopting import MOST, records_of
 from compute_router.receipt import verify
@@ -264,3 +268,48 @@ def test_many_offers_do_not_keep_the_rest_from_being_left(two: Two) -> None:
     assert left["workload"]["name"] == "work"
     two.stop.touch()
     assert two.a("wait", run_id).returncode == 0
+
+
+@pytest.fixture
+def relay(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Both clients know the machine h1 behind a real sshd, and a relay between them and it."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(two.top / "config"))
+    server = Sshd(tmp_path / "sshd").start()
+    with Relay(server.port) as between:
+        entry = entry_of(server, two.machine, address=f"{server.user}@127.0.0.1:{between.port}")
+        pin_all("h1", entry)
+        write_machines(two.top / "config" / "route" / "config.toml", {"h1": entry})
+        yield between
+    server.kill()
+
+
+def test_over_ssh_after_the_first_client_was_killed(two: Two, relay: Relay) -> None:
+    """As it is told: run --detach, the laptop is closed, and another one goes on."""
+    run_id = two.start("--backend", "ssh")
+    env = {**os.environ, "ROUTE_HOME": str(two.home("a"))}
+    laptop = subprocess.Popen([*ROUTE, "resume", run_id], env=env, stdout=subprocess.PIPE)
+    assert laptop.stdout is not None
+    assert laptop.stdout.readline() == b"begun\n"
+    laptop.kill()
+    laptop.communicate()
+    relay.refuse()
+    away = two.b("status", run_id)
+    assert away.returncode == 75
+    assert "h1 could not be asked" in away.stderr
+    assert two.b("ps", "--there").returncode == 0
+    assert "h1 could not be asked" in two.b("ps", "--there").stderr
+    relay.heal()
+    seen = data(two.b("status", "--json", run_id))
+    assert (seen["state"], seen["backend"], seen["offer_id"]) == ("running", "ssh", "h1")
+    assert two.b("shell", run_id, "--", "sh", "-c", "basename $PWD").stdout == "work\n"
+    two.stop.touch()
+    assert two.b("logs", "-f", run_id).stdout == "begun\nover\n"
+    assert two.b("collect", run_id).returncode == 0
+    assert two.a("collect", run_id).returncode == 0
+    ours, theirs = two.receipt("a", run_id), two.receipt("b", run_id)
+    assert theirs["measured_sha256"] == ours["measured_sha256"]
+    assert theirs["context"]["client"]["adopted"]["v"] is True
+    for name in "ab":
+        weights = two.home(name) / "runs" / run_id / "outputs" / "results" / "weights"
+        assert weights.read_bytes() == b"w" * 100_000
+    assert len(list((two.machine / "runs" / run_id / "attempts").iterdir())) == 1
