@@ -14,8 +14,9 @@ from compute_router.errors import Broken, HandleLost, RouteError, Unavailable
 from compute_router.gather import side_by_side
 from compute_router.machines.contract import Machine, MachineBackend
 from compute_router.machines.holding import FACTS, Starting, ask_twice
-from compute_router.machines.running import VERSION, Running, status_of
+from compute_router.machines.running import VERSION, Running
 from compute_router.machines.session import Session, Sessions
+from compute_router.machines.telling import status_of
 from compute_router.machines.together import Member, together
 
 __all__ = ["Grouped"]

@@ -12,9 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from compute_router.backend import Handle, Offer, State, Status, Submission
 from compute_router.errors import (
@@ -32,9 +29,10 @@ from compute_router.machines.others import client, keep
 from compute_router.machines.session import Resend, Session, Sessions
 from compute_router.machines.shipping import Tries, finish, ship
 from compute_router.machines.specification import specification
+from compute_router.machines.telling import status_of, told_of
 from compute_router.records import key_run_id
 
-__all__ = ["VERSION", "Running", "status_of"]
+__all__ = ["VERSION", "Running"]
 
 VERSION = 1
 """The form of `Handle.data`: `machines`, their names in rank order, and `roots`, the root on each."""
@@ -53,7 +51,6 @@ FINDING = 21.0
 """Seconds that all machines together may take to say whether they know a run."""
 PIECE = 1 << 18
 _RUN_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
-_FIELDS = frozenset(field.name for field in msgspec.structs.fields(Status))
 
 
 class Running:
@@ -196,7 +193,7 @@ class Running:
         until = time.monotonic() + SETTLING
         while True:
             statuses = sessions.ask("status", run_ids=list(ids)).head.get("statuses")
-            told = [(run_id, _told(statuses, run_id)) for run_id in ids]
+            told = [(run_id, told_of(statuses, run_id)) for run_id in ids]
             begun = [(i, s) for i, s in told if s is not None and s.state is not State.COMMITTED]
             if not begun:
                 return None
@@ -211,7 +208,7 @@ class Running:
         sessions = self._of(handle)
         try:
             told = sessions.ask("status", run_ids=[handle.run_id]).head.get("statuses")
-            status = _told(told, handle.run_id)
+            status = told_of(told, handle.run_id)
         except HandleLost:
             raise
         except (RouteError, Broken) as e:
@@ -382,24 +379,3 @@ class Running:
             sessions = self._of(handle)
             sessions.ask("collected", run_id=handle.run_id, receipt_id=None, by=client(self._backend.home))
             sessions.ask("cleanup", run_id=handle.run_id, keep_us=self._backend.keeps())
-
-
-def _told(statuses: Any, run_id: str) -> Status | None:
-    """What a reply says of one run; None = not committed there. Raises `Broken` if it says nothing."""
-    if not isinstance(statuses, dict) or run_id not in statuses:
-        raise Broken("its answer names no status")
-    return None if statuses[run_id] is None else status_of(statuses[run_id])
-
-
-def status_of(told: Any) -> Status:
-    """The other side's status as ours. Raises `Broken` for anything but one: never a guess."""
-    if not isinstance(told, dict):
-        raise Broken(f"no status: {str(told)[:80]!r}")
-    fields = {name: value for name, value in told.items() if name in _FIELDS and value is not None}
-    holder = told.get("holder")
-    if holder and not fields.get("detail"):
-        fields["detail"] = f"held by {holder if isinstance(holder, str) else json.dumps(holder)}"
-    try:
-        return msgspec.convert(fields, Status)
-    except msgspec.ValidationError as e:
-        raise Broken(f"a status that cannot be read: {e}") from e
