@@ -10,9 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,61 +20,20 @@ import pytest
 from netns import Network
 from peers import On, ended, submission, workload
 from relay import Relay
-from ssh_machines import entry_of, pin_all
+from ssh_machines import Made, entry_of, leases, on, pin_all, server, slow
 from sshd import Sshd
 
 from compute_router.backend import State, Status
 from compute_router.errors import RouteError, Unavailable
 from compute_router.machines import MachineEntry
-from compute_router.machines.reaching import reach
 from compute_router.records import key_run_id
-from compute_router.workload import Entry
+
+__all__ = ["leases", "on", "server"]
 
 PARTITION = float(os.environ.get("ROUTE_PARTITION", "8"))
 KILLS = int(os.environ.get("ROUTE_KILLS", "60"))
 NOTICED = 20.0
 """Seconds within which a dead link must be noticed: waited for, not asserted of a duration."""
-
-SLOW = "import os, sys, time\nopen(sys.argv[1], 'a').write('x')\nprint('begun', flush=True)\n"
-SLOW += "time.sleep(float(sys.argv[2]))\nprint('done', flush=True)\nsys.exit(7)\n"
-
-
-@pytest.fixture
-def leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "leases").mkdir()
-    monkeypatch.setenv("ROUTE_LEASE_DIR", str(tmp_path / "leases"))
-    return f"SetEnv ROUTE_LEASE_DIR={tmp_path / 'leases'}"
-
-
-@pytest.fixture
-def server(tmp_path: Path, leases: str) -> Iterator[Sshd]:
-    made = Sshd(tmp_path / "sshd", extra=leases).start()
-    yield made
-    made.kill()
-
-
-Made = Callable[..., On]
-
-
-@pytest.fixture
-def on(tmp_path: Path, home: Path) -> Iterator[Made]:
-    """A backend on the machine of an entry; each call is another client with nothing kept."""
-    clients: list[On] = []
-
-    def make(entry: MachineEntry) -> On:
-        client = On(home, reach("h1", entry))
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        for machine in client.given:
-            machine.close()
-
-
-def slow(folder: Path, witness: Path, seconds: float) -> Any:
-    entry = Entry(root=str(folder), script="work.py", args=(str(witness), str(seconds)))
-    return workload(folder, SLOW, entry=entry)
 
 
 def watch(client: On, handle: Any, until: Callable[[list[Any]], bool], within: float = 60.0) -> list[Any]:
@@ -265,14 +221,16 @@ def test_a_cut_in_the_middle_of_an_upload_and_of_a_collect_costs_no_byte(
     client = on(entry)
     submitted = submission(client, workload(folder, source), key="up", run_id=key_run_id("up"))
 
+    cut: list[int] = []
+
     def cut_at(folder: Path, least: int) -> None:
         """Lose the network once that many bytes have arrived below `folder`, for a while."""
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if sum(p.stat().st_size for p in _files(folder)) >= least:
-                break
+        end, there = time.monotonic() + 30, 0
+        while time.monotonic() < end and there < least:
+            there = _bytes(folder)
             time.sleep(0.002)
         drop()
+        cut.append(there)
         time.sleep(2)
         heal()
 
@@ -295,13 +253,16 @@ def test_a_cut_in_the_middle_of_an_upload_and_of_a_collect_costs_no_byte(
     cutting.join()
     found = (into / "outputs" / "w.bin").read_bytes()
     assert hashlib.sha256(found).digest() == hashlib.sha256(data).digest()
+    assert all(4 << 20 <= there < len(data) for there in cut), f"it was to be cut in the middle: {cut}"
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    try:
-        yield from (p for p in folder.rglob("*") if p.is_file())
-    except OSError:
-        return
+def _bytes(folder: Path) -> int:
+    """What the files below a folder hold now; they come and go meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def test_a_far_machine_needs_no_more_than_its_distance(
@@ -316,183 +277,3 @@ def test_a_far_machine_needs_no_more_than_its_distance(
         paths = client.fetch(handle, tmp_path / "back")
         assert (tmp_path / "back" / "log") in paths
         assert client.noticed(handle)["rtt_us"] >= 20_000
-
-
-# The client
-
-CLIENT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from compute_router.machines import MachineEntry
-from compute_router.machines.reaching import reach
-from compute_router.records import key_run_id
-from compute_router.workload import Entry
-from peers import On, submission, workload
-home, folder, witness, key, address, identity, root = sys.argv[2:9]
-entry = MachineEntry(address=address, identity=identity, root=root)
-backend = On(Path(home), reach("h1", entry))
-work = workload(Path(folder), Path(folder, "work.py").read_text(),
-                entry=Entry(root=folder, script="work.py", args=(witness,)))
-submitted = submission(backend, work, key=key, run_id=key_run_id(key))
-print("ready", flush=True)
-sys.stdin.readline()
-backend.submit(submitted)
-print("submitted", flush=True)
-"""
-
-
-def test_a_client_killed_at_any_moment_leaves_one_execution(
-    tmp_path: Path, folder: Path, home: Path, server: Sshd, on: Made, seed: random.Random
-) -> None:
-    folder.mkdir(exist_ok=True)
-    work = "import sys, time\nopen(sys.argv[1], 'a').write('x')\ntime.sleep(0.05)\nsys.exit(7)\n"
-    (folder / "work.py").write_text(work)
-    entry = entry_of(server, tmp_path / "root")
-    pin_all("h1", entry)
-    warm = on(entry)
-    began = time.monotonic()
-    fresh = submission(warm, workload(folder, work, entry=_witnessed(folder, tmp_path / "warm")))
-    ended(warm, warm.submit(fresh))
-    whole = time.monotonic() - began
-    told = {"nothing": 0, "found": 0, "printed": 0}
-    for number in range(max(1, KILLS // 4)):
-        witness, key = tmp_path / f"w{number}", f"point {number}"
-        words = [sys.executable, "-c", CLIENT, str(Path(__file__).parent), str(home), str(folder)]
-        words += [str(witness), key, entry.address, str(entry.identity), entry.root]
-        client = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert client.stdin is not None
-        assert client.stdout is not None
-        assert client.stdout.readline() == "ready\n"
-        client.stdin.write("\n")
-        client.stdin.flush()
-        time.sleep(seed.uniform(0, whole))
-        client.kill()
-        printed = "submitted" in client.stdout.read()
-        client.wait()
-        again = on(entry)
-        there = again.find(key)
-        told["printed" if printed else "found" if there else "nothing"] += 1
-        assert there is not None or not printed, "what was said to be submitted is there"
-        work_again = workload(folder, work, entry=_witnessed(folder, witness))
-        handle = again.submit(submission(again, work_again, key=key, run_id=key_run_id(key)))
-        status = ended(again, handle)
-        assert (status.state, status.exit_code, status.attempt) == (State.FAILED, 7, 1)
-        assert witness.read_text() == "x"
-    print(told)
-
-
-def _witnessed(folder: Path, witness: Path) -> Entry:
-    return Entry(root=str(folder), script="work.py", args=(str(witness),))
-
-
-# The machine
-
-
-def fill(path: Path) -> None:
-    """Write to a file until the disk is full."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 65536)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk")
-def test_a_disk_that_is_full_says_so_and_goes_on_once_there_is_room(
-    tmp_path: Path, folder: Path, server: Sshd, on: Made
-) -> None:
-    root = tmp_path / "small"
-    root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(root)], check=True)
-    try:
-        entry = entry_of(server, root / "root")
-        pin_all("h1", entry)
-        client = on(entry)
-        submitted = submission(client, slow(folder, tmp_path / "w", 0), key="k", run_id=key_run_id("k"))
-        client._running.sessions(client.given[0]).ask("list")
-        filler = root / "filler"
-        fill(filler)
-        with pytest.raises(RouteError) as raised:
-            client.submit(submitted)
-        assert "space" in str(raised.value).lower() or "full" in str(raised.value).lower()
-        assert on(entry).find("k") is None
-        filler.unlink()
-        handle = on(entry).submit(submitted)
-        assert ended(on(entry), handle).exit_code == 7
-        assert (tmp_path / "w").read_text() == "x"
-    finally:
-        subprocess.run(["umount", "-l", str(root)], check=False)
-
-
-def test_ten_gigabytes_of_log_stay_within_their_cap_there_and_flat_here(
-    tmp_path: Path, folder: Path, server: Sshd, on: Made
-) -> None:
-    """As many as ROUTE_LOG_MB says (300 here)."""
-    import psutil
-
-    megabytes = int(os.environ.get("ROUTE_LOG_MB", "300"))
-    source = (
-        f"import os\nblock = (b'y' * 99 + b'\\n') * 10486\nfor _ in range({megabytes}): os.write(1, block)\n"
-    )
-    entry = entry_of(server, tmp_path / "root")
-    pin_all("h1", entry)
-    client = on(entry)
-    me = psutil.Process()
-    handle = client.submit(submission(client, workload(folder, source)))
-    before, most, length = me.memory_info().rss, 0, 0
-    for item in client.attached(handle):
-        if isinstance(item, bytes):
-            length += len(item)
-            most = max(most, me.memory_info().rss - before)
-    status = client.status(handle)
-    assert status.state is State.SUCCEEDED
-    attempt = next((tmp_path / "root" / "runs").glob("*/attempts/1"))
-    used = (attempt / "log").stat().st_blocks * 512
-    assert used < (256 << 20) * 1.1
-    assert length <= megabytes * 1048600
-    assert most < 64 << 20, f"{most >> 20} MiB more while {length >> 20} MiB streamed by"
-
-
-def test_of_forty_clients_that_want_one_thing_one_has_it_at_a_time(
-    tmp_path: Path, folder: Path, server: Sshd, on: Made
-) -> None:
-    """The thing is the lease `machine` here, as a GPU's is; each client has a connection of its own."""
-    from compute_router.backends.local import LocalBackend, LocalSettings
-
-    entry = entry_of(server, tmp_path / "root")
-    pin_all("h1", entry)
-    work = (
-        "import os, sys, time\n"
-        "fd = os.open(sys.argv[1], os.O_CREAT | os.O_EXCL)\n"
-        "time.sleep(0.05)\nos.unlink(sys.argv[1])\n"
-    )
-    thing = Entry(root=str(folder), script="work.py", args=(str(tmp_path / "thing"),))
-    told: list[Any] = []
-
-    class Exclusive(On):
-        def __init__(self, *given: Any) -> None:
-            LocalBackend.__init__(self, LocalSettings(exclusive=True), tmp_path / "home")
-            self.given = given
-
-    warm = on(entry)
-    made = workload(folder, work, entry=thing)
-    template = submission(warm, made)
-    ended(warm, warm.submit(template))
-
-    def one(number: int) -> None:
-        client = Exclusive(reach("h1", entry))
-        key = f"client {number}"
-        mine = submission(warm, made, key=key, run_id=key_run_id(key), wait_us=None)
-        try:
-            handle = client.submit(mine)
-            told.append(ended(client, handle, within=120).state)
-        except BaseException as e:
-            told.append(e)
-        finally:
-            client.given[0].close()
-
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(200)
-    assert told == [State.SUCCEEDED] * 40
