@@ -38,7 +38,7 @@ for step in range(6):
 """
 
 
-STREAMS = ("run", "rerun", "warm", "record", "resume", "wait", "logs")
+STREAMS = ("run", "rerun", "warm", "record", "resume", "wait", "logs", "shell")
 
 
 def document(line: str, command: str) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def document(line: str, command: str) -> dict[str, Any]:
         ["cancel", "latest", "--json"],
         ["resume", "latest", "--json"],
         ["collect", "latest", "--json"],
+        ["shell", "latest", "--json", "--", "echo", "seen"],
         ["compare", "latest~1", "latest", "--json"],
         ["report", "latest~1", "latest", "--json"],
         ["study", "list", "--json"],
@@ -99,6 +100,8 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
     if args[0] in ("compare", "report"):
         (folder / "timed.py").write_text(TIMED)
         assert route("run", "timed.py").returncode == route("run", "timed.py").returncode == 0
+    elif args[0] == "shell":
+        assert route("run", "--detach", "--", "sleep", "60").returncode == 0
     elif args[0] not in (
         "machine",
         "run",
@@ -124,6 +127,9 @@ def test_the_shape(route: Route, folder: Path, args: list[str]) -> None:
         event = json.loads(line)
         assert (event["schema"], event["command"]) == ("route.cli/1", command)
         assert isinstance(event["event"], str)
+    if args[0] == "shell":
+        assert route("cancel", "latest").returncode == 0
+        assert route("wait", "latest").returncode == 143
 
 
 def test_a_seeding_pass_that_warms_nothing_is_not_ok(route: Route, folder: Path) -> None:
