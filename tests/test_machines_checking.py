@@ -433,6 +433,28 @@ def test_boards_are_counted_on_the_bus_of_a_whole_machine(tmp_path: Path) -> Non
     assert checkup.plugged(str(tmp_path)) == 1
 
 
+KMSG = """\
+6,1000,5000000,-;usb 1-1: new device
+ SUBSYSTEM=usb
+4,1001,9000000,-;NVRM: Xid (PCI:0000:19:00): 13, pid=811, name=python, Graphics Exception
+4,1002,9500000,-;NVRM: Xid (PCI:0000:1a:00): 79, pid='<unknown>', GPU has fallen off the bus.
+4,1003,9600000,-;NVRM: Xid (PCI:0000:1a:00): 79, pid='<unknown>', GPU has fallen off the bus.
+"""
+
+
+def test_errors_of_the_hardware_in_the_kernels_log_warn(tmp_path: Path) -> None:
+    (tmp_path / "kmsg").write_text(KMSG)
+    told = checkup.xids(str(tmp_path / "kmsg"))
+    assert [(row["bus"], row["xid"], row["count"]) for row in told["list"]] == [
+        ("0000:19:00", 13, 1),  # a program's own
+        ("0000:1a:00", 79, 2),
+    ]
+    assert "why" in checkup.xids(str(tmp_path / "none"))
+    found = [each for each in facts({"xids": told}, H200) if each.name == "xid"]
+    assert [(each.ok, each.warns) for each in found] == [(True, True)]
+    assert found[0].seen.startswith("the GPU at 0000:1a:00 reported Xid 79 2 times, last ")
+
+
 def test_the_facts_are_json_without_floats(tmp_path: Path) -> None:
     (tmp_path / "stage").mkdir()
     told = checkup.checkup(str(tmp_path), {"within_us": 3_000_000})
@@ -440,7 +462,13 @@ def test_the_facts_are_json_without_floats(tmp_path: Path) -> None:
     def no_float(text: str) -> None:
         raise AssertionError(text)
 
-    assert set(json.loads(json.dumps(told), parse_float=no_float)) == {"root", "leases", "login", "gpus"}
+    assert set(json.loads(json.dumps(told), parse_float=no_float)) == {
+        "root",
+        "leases",
+        "login",
+        "gpus",
+        "xids",
+    }
     assert "gpus" not in checkup.checkup(str(tmp_path), {"gpus": False})
     # A folder that is gone is a fact that could not be had.
     assert "why" in checkup.checkup(str(tmp_path / "no"), {"gpus": False})["root"]

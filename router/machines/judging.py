@@ -18,6 +18,19 @@ LEAST_BYTES, FEW_BYTES = 256 << 20, 20 << 30
 """With less no run is begun; few is what an environment with torch, and its files, may need."""
 LEAST_FILES, FEW_FILES = 10_000, 200_000
 OFF_US = 1_000_000
+XIDS = {
+    48: "an error of two bits in its memory",
+    62: "a halt of its controller",
+    64: "a row of memory that could not be replaced",
+    74: "an error of NVLink",
+    79: "it had fallen off the bus",
+    94: "an uncorrectable error of its memory, contained",
+    95: "an uncorrectable error of its memory, not contained",
+    119: "its system processor gave no answer",
+    120: "an error of its system processor",
+    140: "an uncorrectable error of its memory",
+}
+"""Errors of the hardware among the codes of NVIDIA's "XID Errors"; most of the others are a program's own."""
 
 
 def clock(told: tuple[int, int] | None) -> HealthCheck:
@@ -53,6 +66,7 @@ def facts(told: Facts, entry: MachineEntry) -> Iterator[HealthCheck]:
     yield from _login(_table(told, "login"))
     if looks_at_gpus(entry):
         yield from _gpus(_table(told, "gpus"), entry.has)
+        yield from _xids(_table(told, "xids"))
 
 
 def looks_at_gpus(entry: MachineEntry) -> bool:
@@ -222,6 +236,19 @@ def _no_driver(error: Facts, plugged: int | None) -> tuple[str, str]:
     if "no nvidia-smi" in what:
         mend = 'install the driver; if it has no GPU: accelerator = "cpu" in [machines.NAME]'
     return f"{plugged} GPUs are plugged in, and {what}" if plugged else what, mend
+
+
+def _xids(told: Facts) -> Iterator[HealthCheck]:
+    """What the driver told the kernel's log of; it may be mended since, so it stops nothing."""
+    for row in told.get("list", ()):
+        if row["xid"] in XIDS:
+            times = "once" if row["count"] == 1 else f"{row['count']} times"
+            last = f", last {_length(row['ago_us'])} ago" if "ago_us" in row else ""
+            yield _warns(
+                "xid",
+                f"the GPU at {row['bus']} reported Xid {row['xid']} {times}{last}: {XIDS[row['xid']]}",
+                "reset that GPU, or restart the machine, unless that was done since",
+            )
 
 
 def _foreign(rows: Sequence[Facts]) -> Iterator[HealthCheck]:

@@ -6,6 +6,7 @@ Nothing is judged here, nothing raises but a request that is none, and no fact t
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from . import cgroup, files, leases, machine, names
@@ -15,7 +16,7 @@ from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Set
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -23,6 +24,8 @@ PATIENCE = 1.0
 """Seconds for what a healthy machine tells in milliseconds: each of these facts hangs where a disk does."""
 LOGIND = ("/run/systemd", "/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 LINGER = "/var/lib/systemd/linger"
+XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,4})\b")
+MOST_LOG = 16 << 20
 
 
 def checkup(root: str, head: Json) -> Json:
@@ -42,6 +45,7 @@ def checkup(root: str, head: Json) -> Json:
         # The library, and after it the tool for at most two seconds.
         left = (end - machine.mono_us()) / 1e6
         found["gpus"] = boards(max(0.5, left - 2.2))
+        found["xids"] = _fact(xids)
     return found
 
 
@@ -207,6 +211,52 @@ def users(gpu: Json) -> List[Json]:
             user = None
         rows.append({"pid": pid, "user": user, "name": name or None})
     return rows
+
+
+def xids(log: str = "/dev/kmsg") -> Json:
+    """The errors of GPUs that the driver has told the kernel's log of since the machine was started, as far
+    as that reaches back and may be read: `[{bus, xid, count, ago_us}]`."""
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        return {"why": "%s: %s" % (log, e.strerror)}
+    seen: Dict[Any, Json] = {}
+    try:
+        for record in _records(fd):
+            told = XID.search(record)
+            if told is None:
+                continue
+            row = seen.setdefault(
+                told.groups(), {"bus": told.group(1), "xid": int(told.group(2)), "count": 0}
+            )
+            row["count"] += 1
+            head = record.partition(";")[0].split(",")
+            if len(head) > 2 and head[2].isdigit():
+                row["ago_us"] = max(0, machine.mono_us() - int(head[2]))
+    finally:
+        os.close(fd)
+    return {"list": sorted(seen.values(), key=lambda row: (row["bus"], row["xid"]))[:64]}
+
+
+def _records(fd: int) -> Iterator[str]:
+    """What stands in the kernel's log: each read of the device is one record."""
+    left, rest = MOST_LOG, ""
+    while left > 0:
+        try:
+            data = os.read(fd, 8192)
+        except BlockingIOError:
+            break
+        except BrokenPipeError:  # it was overwritten while we read; the next read goes on behind
+            left -= 8192
+            continue
+        except OSError:
+            break
+        if not data:
+            break
+        left -= len(data)
+        *lines, rest = (rest + data.decode("utf-8", "replace")).split("\n")
+        for line in lines:
+            yield line
 
 
 def plugged(root: str = "/") -> Optional[int]:
