@@ -6,7 +6,7 @@ import os
 import stat
 import time
 
-from . import closing, files, machine, masking, names, packs, retaining, shards, starting, truth, wire
+from . import closing, files, machine, masking, names, packs, retaining, shards, spares, starting, truth, wire
 from . import manifest as listing
 from .runs import Run
 from .wire import Fault, Gone
@@ -207,6 +207,8 @@ def gc(root: str, head: Json) -> Json:
             os.rename(run.path, hidden)
             files.sync_folder(os.path.join(root, "runs"))
             retaining.remove(hidden)
+    if not dry:
+        spares.clear(root, "%d.%d" % (os.getpid(), machine.mono_us()))
     count, size = unused(root, before, dry, set(removed))
     return {"removed": removed, "blobs": count, "bytes": freed + size, "dry_run": dry}
 

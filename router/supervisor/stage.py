@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 
-from . import files, instead, machine, names, runs, shards, spec, wire
+from . import files, instead, machine, names, runs, shards, spares, spec, wire
 from .arriving import Arriving, blob_path
 from .wire import Fault
 
@@ -27,6 +27,7 @@ class Stage:
         self.folder = os.path.join(root, "stage")
         self.arriving = Arriving(root, nonce)
         self.began = machine.mono_us()
+        self._last: List[Json] = []
 
     def prepare(self, request: Json) -> Json:
         run = runs.run(self.root, request)
@@ -60,7 +61,7 @@ class Stage:
         try:
             os.mkdir(made, 0o700)
             os.mkdir(os.path.join(made, "attempts"), 0o700)
-            materialise(self.arriving, made, entries)
+            materialise(self.arriving, made, entries, spare=True)
             placed = shards.place(self.root, found)
             note = {
                 "at_us": machine.now_us(),
@@ -82,6 +83,7 @@ class Stage:
             files.sync_folder(os.path.dirname(run.path))
         finally:
             _remove(made)
+        self._last = entries
         return {"already": False}
 
     def _stands(self, run: Run, body: bytes, found: Json) -> bool:
@@ -98,7 +100,13 @@ class Stage:
         return True
 
     def close(self) -> None:
-        """Let go of what arrived; what is not whole stays, to be gone on with."""
+        """Let go of what arrived; what is not whole stays, to be gone on with. A spare of the tree that was
+        committed last is made now, when nobody waits for it."""
+        if self._last and spares.worth(self._last):
+            entries = self._last
+            spares.make(
+                self.root, self.nonce, entries, lambda made: materialise(self.arriving, made, entries)
+            )
         self.arriving.close()
 
 
@@ -109,11 +117,27 @@ def _remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def materialise(arriving: Arriving, made: str, entries: List[Json]) -> None:
+def materialise(arriving: Arriving, made: str, entries: List[Json], *, spare: bool = False) -> None:
     """Make `work/` below `made` from blobs. Copies, never links: the work may write into its files.
 
-    It is not synced: after a reboot `renew` makes it again from the blobs, which are.
+    With `spare` one that was made before may be taken and mended. It is not synced: after a reboot
+    `renew` makes it again from the blobs, which are.
     """
+
+    def lay(path: str, entry: Json) -> None:
+        data = arriving.read(entry["sha256"])
+        sink = os.open(path, files.NEW, 0o600)
+        try:
+            if data is not None:
+                files.write_all(sink, data)
+            else:
+                _copy(blob_path(arriving.root, entry["sha256"]), sink)
+            os.fchmod(sink, (entry["mode"] & 0o777) | 0o600)
+        finally:
+            os.close(sink)
+
+    if spare and spares.take(arriving.root, made, entries, lay):
+        return
     work = os.path.join(made, "work")
     os.mkdir(work, 0o700)
     folders: Set[str] = {""}
@@ -128,17 +152,8 @@ def materialise(arriving: Arriving, made: str, entries: List[Json]) -> None:
         path = os.path.join(work, *parts)
         if "link" in entry:
             links.append((path, entry["link"]))
-            continue
-        data = arriving.read(entry["sha256"])
-        sink = os.open(path, files.NEW, 0o600)
-        try:
-            if data is not None:
-                files.write_all(sink, data)
-            else:
-                _copy(blob_path(arriving.root, entry["sha256"]), sink)
-            os.fchmod(sink, (entry["mode"] & 0o777) | 0o600)
-        finally:
-            os.close(sink)
+        else:
+            lay(path, entry)
     # Last, so that nothing above was ever written through one of them.
     for path, target in links:
         os.symlink(target, path)
