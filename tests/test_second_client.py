@@ -108,6 +108,12 @@ def test_a_second_client_sees_a_run_by_its_id_and_collects_it(two: Two) -> None:
     assert theirs["comparability"] == ours["comparability"]
     assert ours["context"]["client"]["adopted"]["v"] is False
     assert theirs["context"]["client"]["adopted"]["v"] is True
+    twice = [str(two.home(name) / "runs" / run_id / "receipt.json") for name in "ab"]
+    compared = two.a("compare", *twice)
+    assert compared.returncode == 65
+    assert "in both arms" in compared.stdout, "two receipts of one run are one run"
+    pooled = two.a("compare", *twice, "vs", twice[0], "--json")
+    assert "tells of the same run" in pooled.stdout, "and in one arm it counts once"
     for name in "ab":
         outputs = two.home(name) / "runs" / run_id / "outputs"
         assert (outputs / "results" / "weights").read_bytes() == b"w" * 100_000

@@ -43,7 +43,8 @@ def gather(
 
     Two lists are two arms. Of one list: `by` a path of the schema, or a variable of `varying`, makes an arm
     of each value; else receipts of one study are sorted into its arms; else exactly two receipts are an arm
-    each. `InputError`, with the mend, where none of this holds. A receipt given twice counts once.
+    each. `InputError`, with the mend, where none of this holds. A receipt given twice counts
+    once, and so does a run with several receipts.
     """
     notes: list[str] = []
     unread: list[Unread] = []
@@ -76,13 +77,16 @@ def gather(
 
 
 def _once(given: Iterable[Loaded | Unread], notes: list[str], unread: list[Unread]) -> list[Loaded]:
-    """The receipts, each once, as they were given."""
+    """The receipts, each once, as they were given. A run that several clients have collected is one run."""
     found: dict[str, Loaded] = {}
+    runs: dict[tuple[str, int], Loaded] = {}
     for one in given:
         if isinstance(one, Unread):
             unread.append(one)
         elif one.receipt_id in found:
             notes.append(f"{one.ref} was given before as {found[one.receipt_id].ref}; it counts once")
+        elif (known := runs.setdefault((one.run_id, one.attempt), one)) is not one:
+            notes.append(f"{one.ref} tells of the same run as {known.ref}; it counts once")
         else:
             found[one.receipt_id] = one
     return list(found.values())
