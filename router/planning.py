@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from compute_router.backend import NoOffer, Offer
+from compute_router.errors import InputError
 from compute_router.policy import Decision
 from compute_router.records import plain
 from compute_router.workload import Workload
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder
 
-__all__ = ["Plan", "ships"]
+__all__ = ["Plan", "ships", "the_same"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,3 +75,13 @@ def ships(workload: Workload, home: Path | None = None, *, keep: bool = True) ->
     # A script is named below the root, the words of a command from where it starts.
     named = [entry.script] if entry.script else [os.path.normpath(f"{entry.cwd}/{w}") for w in entry.argv]
     return take(Path(entry.root), only=[Path(name) for name in named], home=home, keep=keep)
+
+
+def the_same(workload: Workload, home: Path, tree_sha256: str | None) -> Snapshot | None:
+    """What ships, if that is byte for byte what shipped; None if it has changed or is not here: the files
+    of an adopted run are with the client that submitted it."""
+    try:
+        found = ships(workload, home)
+    except InputError:
+        return None
+    return found if found.tree_sha256 == tree_sha256 else None

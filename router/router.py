@@ -16,7 +16,7 @@ from compute_router import errors, scrubbing
 from compute_router.backend import Backend, Handle, Health, State, Status
 from compute_router.durable import held
 from compute_router.journal import Journal, OnEvent
-from compute_router.planning import Plan, ships
+from compute_router.planning import Plan, ships, the_same
 from compute_router.policy import Limits, Outcome
 from compute_router.recording import is_recorded, unstarted
 from compute_router.records import key_run_id, new_run_id
@@ -274,12 +274,12 @@ class Router:
         if is_recorded(run):
             return unstarted.end_committed(cast("Any", self), run, status)
         plan, intent = self._planned(run), run.read("intent", Intent)
-        snapshot = ships(plan.workload, self.store.home)
-        if intent is None or snapshot.tree_sha256 != intent.tree_sha256:
+        snapshot = the_same(plan.workload, self.store.home, intent.tree_sha256 if intent else None)
+        if intent is None or snapshot is None:
             if status.state.final:
                 return False
             raise errors.Conflict(
-                f"run {run.id} never executed, and its files have changed since",
+                f"run {run.id} never executed, and its files are not here as they were",
                 mend="start a new run (another --key, or none)",
             )
         self._journal(run, on_event).tell("again", attempt=attempt, reason=status.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,23 @@ def test_a_decision_that_cannot_be_read_is_left_out(two: Two) -> None:
     context = two.receipt("b", run_id)["context"]
     assert context["decision"]["policy"] == {"v": None, "why": "unobserved"}
     assert two.a("wait", run_id).returncode == 0
+
+
+def test_what_never_started_is_started_only_where_its_files_are(two: Two) -> None:
+    run_id = two.start("--key", "k")
+    two.a("cancel", run_id)
+    two.a("wait", run_id)
+    # As if the first client had died between its commit and its start.
+    shutil.rmtree(two.machine / "runs" / run_id / "attempts")
+    (two.machine / "runs" / run_id / "attempts").mkdir()
+    (two.machine / "runs" / run_id / "collected.json").unlink()
+    (two.top / "a").rename(two.top / "away")
+    (two.top / "a").mkdir()
+    assert data(two.b("status", "--json", run_id))["state"] == "committed"
+    done = two.b("wait", run_id)
+    assert done.returncode == 65
+    assert "never executed, and its files are not here" in done.stderr
+    assert list((two.machine / "runs" / run_id / "attempts").iterdir()) == []
 
 
 def test_many_offers_do_not_keep_the_rest_from_being_left(two: Two) -> None:
