@@ -31,9 +31,17 @@ class Fleet:
         self.given: dict[str, dict[str, str]] = {}
 
     def add(
-        self, name: str, *boards: str, env: dict[str, str] | None = None, extra: str = "", **entry: Any
+        self,
+        name: str,
+        *boards: str,
+        env: dict[str, str] | None = None,
+        extra: str = "",
+        bind: str = "127.0.0.1",
+        netns: str | None = None,
+        **entry: Any,
     ) -> MachineEntry:
-        """Start a machine that has these boards (elements of `boards.element`), and trust its key."""
+        """Start a machine that has these boards (elements of `boards.element`), and trust its key. It
+        answers at `bind`, in the network namespace `netns` where that is given."""
         place = self.folder / name
         (place / "leases").mkdir(parents=True)
         (place / "leases").chmod(0o1777)
@@ -42,7 +50,8 @@ class Fleet:
             given |= tool(place, printed(*boards))
         self.given[name] = given
         words = " ".join(f'{key}="{value}"' for key, value in given.items())
-        server = Sshd(place / "sshd", extra=f"SetEnv {words}\n{extra}").start()
+        extra = f"SetEnv {words}\n{extra}"
+        server = Sshd(place / "sshd", extra=extra, bind=bind, netns=netns).start()
         self.servers[name] = server
         made = MachineEntry(
             address=server.address,

@@ -1,0 +1,341 @@
+"""What several machines mean for one run: its state, its offers and its facts, by pure functions.
+
+Shown for every row of the table of states, for groups that are too small, busy, unlike or cold, and
+for fields that are added up, joined, or must be alike. And which of several ranks failed first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from compute_router.backend import CacheState, NoOffer, Offer, Power, Quote, RoleState, State, Status
+from compute_router.machines.entry import MachineEntry
+from compute_router.machines.grouping import group_offers, meeting
+from compute_router.machines.together import Member, together
+from compute_router.receipt.across import Node, broken, observe_all, rows
+from compute_router.receipt.facts import at_path
+from compute_router.records import digest
+from compute_router.supervisor import failing
+from compute_router.supervisor.runs import Attempt, Run
+from compute_router.testing.fakes import offer, work
+from compute_router.workload import Role
+
+RUNNING, COMMITTED = Status(state=State.RUNNING), Status(state=State.COMMITTED)
+WELL = Status(state=State.SUCCEEDED, exit_code=0, started_us=100, ended_us=200)
+HELD = Status(state=State.STARTING, reason="held", detail="waits")
+UNSEEN = Status(state=State.UNKNOWN, last=State.RUNNING, since_us=7, detail="no route to it")
+FAILED = Status(state=State.FAILED, reason="exit", detail="exit code 3", exit_code=3, ended_us=500)
+ENDED = Status(state=State.FAILED, reason="group", detail="ended because of h2", signal=15, ended_us=400)
+LOST = Status(state=State.LOST, reason="rebooted", ended_us=900)
+WAITING = Status(state=State.WAITING, reason="busy", detail="run x", position=2)
+STARTING = Status(state=State.STARTING)
+ORPHANED = Status(state=State.ORPHANED, reason="waiter_died")
+
+
+def of(*statuses: Status, **more: Any) -> Status:
+    return together([Member(name=f"h{n}", status=status, **more) for n, status in enumerate(statuses, 1)])
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "reason", "detail"),
+    [
+        ((WELL, WELL), State.SUCCEEDED, "", ""),
+        ((WELL, FAILED), State.FAILED, "exit", "h2: exit code 3"),
+        ((ENDED, FAILED), State.FAILED, "exit", "h2: exit code 3"),
+        ((ENDED, COMMITTED), State.FAILED, "group", "h1: ended because of h2"),
+        ((ENDED, LOST), State.LOST, "rebooted", "h2: rebooted"),
+        ((RUNNING, UNSEEN), State.UNKNOWN, "", "h2 cannot be seen: no route to it"),
+        ((FAILED, UNSEEN), State.UNKNOWN, "", "h2 cannot be seen: no route to it"),
+        ((RUNNING, ORPHANED), State.ORPHANED, "waiter_died", "h2: "),
+        ((RUNNING, FAILED), State.RUNNING, "", "h2 has failed, h1 will end"),
+        ((WAITING, HELD), State.WAITING, "busy", "h1: run x"),
+        ((COMMITTED, COMMITTED), State.COMMITTED, "", ""),
+        ((HELD, HELD), State.STARTING, "held", "waits"),
+        ((HELD, COMMITTED), State.STARTING, "", ""),
+        ((RUNNING, HELD), State.STARTING, "", "h2 has not started yet"),
+        ((WELL, STARTING), State.STARTING, "", "h2 has not started yet"),
+        ((RUNNING, RUNNING), State.RUNNING, "", ""),
+        ((WELL, RUNNING), State.RUNNING, "", ""),
+    ],
+)
+def test_the_state_of_a_run_by_those_of_its_machines(
+    statuses: tuple[Status, ...], state: State, reason: str, detail: str
+) -> None:
+    found = of(*statuses)
+    assert (found.state, found.reason, found.detail) == (state, reason, detail)
+
+
+def test_a_run_on_several_machines_is_over_only_when_each_is() -> None:
+    live = (RUNNING, HELD, UNSEEN, WAITING, STARTING, ORPHANED)
+    for one in live:
+        for other in (*live, WELL, FAILED, ENDED, LOST, COMMITTED):
+            assert not of(one, other).state.final
+            assert not of(other, one).state.final
+
+
+def test_the_first_rank_is_found_by_clocks_put_right() -> None:
+    def member(name: str, rank: int, at_us: int, offset_us: int, **more: Any) -> Member:
+        first = {"rank": rank, "what": f"on {rank}", "at_us": at_us, "follows": False, **more}
+        return Member(name=name, status=FAILED, first=first, offset_us=offset_us)
+
+    # By their own clocks h1 was first; h1's is 3 h behind.
+    late = -3 * 3600 * 1_000_000
+    h1, h2 = member("h1", 0, 10**12 + late, late), member("h2", 2, 10**12 - 5, 0)
+    assert together([h1, h2]).detail == "rank 2 on h2 failed first: on 2"
+    # Who only lost a peer was not first, whenever it said so.
+    follows = member("h1", 0, 5, 0, follows=True)
+    assert together([follows, h2]).detail == "rank 2 on h2 failed first: on 2"
+    assert together([follows, Member(name="h2", status=ENDED)]).detail == "rank 0 on h1 failed first: on 0"
+
+
+def test_times_are_by_the_clock_of_node_0() -> None:
+    found = together(
+        [
+            Member(name="h1", status=WELL, offset_us=1000),
+            Member(name="h2", status=msgspec.structs.replace(WELL, started_us=50, ended_us=900), offset_us=0),
+        ]
+    )
+    assert (found.started_us, found.ended_us) == (100 - 1000 + 1000, 900 + 1000)
+
+
+# Offers
+
+
+def entry(group: str | None = "rack", **more: Any) -> MachineEntry:
+    return MachineEntry(address="ml@10.0.0.1", group=group, fabric="infiniband", **more)
+
+
+def place(name: str, **more: Any) -> Offer:
+    given: dict[str, Any] = {"fabric": True, "data": {"machines": [name], "stack": {"torch": "2.9"}}}
+    return offer("reserved", "H200:8", backend="ssh", id=f"{name}:h200:8", **{**given, **more})
+
+
+WANTED = work("H200:8", nodes=2, coupling="multi-node")
+
+
+def together_offered(
+    *offers: Offer | NoOffer, entries: dict[str, MachineEntry] | None = None
+) -> list[Offer | NoOffer]:
+    names = [f"h{number}" for number in range(1, len(offers) + 1)]
+    known = entries or {name: entry() for name in names}
+    return group_offers("ssh", WANTED, known, {n: [o] for n, o in zip(names, offers, strict=True)})
+
+
+def test_machines_of_one_group_are_offered_together() -> None:
+    quote = Quote(amount="31.60", source="h", date="2026-11-24")
+    [found] = together_offered(place("h1", quote=quote), place("h2", quote=quote))
+    assert isinstance(found, Offer)
+    assert (found.id, found.hardware.nodes, found.hardware.count) == ("rack:h200:8:2-nodes", 2, 8)
+    assert found.data["machines"] == ["h1", "h2"]
+    assert found.fabric
+    assert Power.MULTI_NODE in found.powers
+    assert found.quote is not None
+    assert found.quote.amount == "63.20"
+
+
+def test_free_machines_come_before_busy_ones_and_warm_before_cold() -> None:
+    warm = (RoleState(role=Role.COMPILE_CACHE, state=CacheState.WARM_SAME_KEY, storage="local_nvme"),)
+    cold = (RoleState(role=Role.COMPILE_CACHE, state=CacheState.EMPTY, storage="local_nvme"),)
+    [found] = together_offered(
+        place("h1", busy=True, roles=warm),
+        place("h2", roles=cold),
+        place("h3", roles=warm),
+        place("h4", roles=warm),
+    )
+    assert isinstance(found, Offer)
+    assert found.data["machines"] == ["h3", "h4"]
+    assert not found.busy
+    assert found.roles == warm
+    # Warm on one machine only is not warm: the other compiles, and all wait for it.
+    [mixed] = together_offered(place("h1", roles=cold), place("h2", roles=warm))
+    assert isinstance(mixed, Offer)
+    assert mixed.roles == cold
+    [busy] = together_offered(place("h1", busy=True), place("h2"))
+    assert isinstance(busy, Offer)
+    assert busy.busy
+    assert busy.estimates.queue is None
+
+
+@pytest.mark.parametrize(
+    ("offers", "entries", "reason"),
+    [
+        ([place("h1")], None, "of group rack that are alike there are 1 (h1)"),
+        (
+            [place("h1"), place("h2")],
+            {"h1": entry("a"), "h2": entry("b")},
+            "of group a that are alike there are 1",
+        ),
+        ([place("h1"), place("h2")], {"h1": entry(None), "h2": entry(None)}, "no machine is in a group"),
+        (
+            [place("h1"), place("h2", data={"stack": {"torch": "2.8"}})],
+            None,
+            "there are 1 (h1), others have other versions installed",
+        ),
+    ],
+)
+def test_a_group_that_does_not_do_is_refused_with_the_reason(
+    offers: list[Offer], entries: dict[str, MachineEntry] | None, reason: str
+) -> None:
+    [found] = together_offered(*offers, entries=entries)
+    assert isinstance(found, NoOffer)
+    assert found.code == "multi_node"
+    assert reason in found.reason
+    assert found.mend
+
+
+def test_what_the_machines_themselves_refused_stands_beside_the_refusal() -> None:
+    no = NoOffer(backend="ssh", code="sick_gpu", reason="h2: GPU 3 is lost", mend="reset it")
+    found = together_offered(place("h1"), no)
+    assert [answer.code for answer in found if isinstance(answer, NoOffer)] == ["multi_node", "sick_gpu"]
+
+
+def test_where_the_others_reach_a_machine() -> None:
+    assert meeting(entry(peer_address="192.168.7.1", interface="ib0")) == ("192.168.7.1", "ib0")
+    assert meeting(entry()) == ("10.0.0.1", None)
+
+
+# Facts
+
+
+def block(node: int, **more: Any) -> dict[str, Any]:
+    def seen(v: Any) -> dict[str, Any]:
+        return {"v": v, "src": "supervisor", "at": 5}
+
+    observed = {"sku": seen("H200-SXM"), "count": seen(8), "uuid": seen([f"GPU-{node}"]), "errors": seen([])}
+    base: dict[str, Any] = {
+        "schema": "route.measured/1",
+        "run_id": "r",
+        "attempt": 1,
+        "launch": {"ranks": 8, "members": ["h1", "h2"], "node_rank": node},
+        "hw": {"observed": observed},
+        "distributed": {"first_step_us": seen([node] * 8)},
+        "startup": {"class": seen("warm_machine_fresh_process")},
+    }
+    for path, v in more.items():
+        section, _, name = path.partition("__")
+        at = base[section]["observed"] if section == "hw" else base[section]
+        at[name] = seen(v) if v is not None else {"v": None, "why": "the driver hung"}
+    return base
+
+
+def facts(*blocks: dict[str, Any] | None) -> dict[str, Any]:
+    others = [
+        Node(rank, f"h{rank + 1}", b, digest(b) if b else None) for rank, b in enumerate(blocks) if rank
+    ]
+    return observe_all(blocks[0], others, at=9, cpu=False)
+
+
+def test_facts_of_several_machines_are_added_joined_or_alike() -> None:
+    found = facts(block(0), block(1, hw__errors=["Xid 79"]))
+    assert at_path(found, "distributed.world.v") == 16
+    assert at_path(found, "distributed.first_step_us.v") == [0] * 8 + [1] * 8
+    assert at_path(found, "hw.observed.uuid.v") == ["GPU-0", "GPU-1"]
+    assert at_path(found, "hw.observed.count.v") == 8
+    assert at_path(found, "hw.observed.errors.v") == ["h2: Xid 79"]
+    assert at_path(found, "startup.class.v") == "warm_machine_fresh_process"
+
+
+def test_what_differs_from_machine_to_machine_was_not_observed_of_the_run() -> None:
+    other = block(1, hw__sku="H100-SXM", startup__class="warm_machine_after_reboot", hw__count=None)
+    found = facts(block(0), other)
+    assert at_path(found, "hw.observed.sku")["v"] is None
+    assert "H200-SXM on h1, H100-SXM on h2" in at_path(found, "hw.observed.sku.why")
+    assert at_path(found, "startup.class.v") is None
+    assert at_path(found, "hw.observed.count.why") == "unobserved: h2: the driver hung"
+    assert at_path(facts(block(0), None), "distributed.world.v") is None
+
+
+def test_a_block_of_another_machine_is_what_its_digest_stands_for() -> None:
+    first, second = block(0), block(1)
+    listed = rows(first, digest(first), [Node(1, "h2", second, digest(second))])
+    receipt = {
+        "run_id": "r",
+        "attempt": 1,
+        "measured_sha256": digest(first),
+        "context": {"nodes": {"v": listed, "src": "observed", "at": 1}},
+    }
+    assert list(broken(receipt)) == []
+    spoils: list[Callable[[Any], Any]] = [
+        lambda r: r[1]["measured"].update(attempt=2),
+        lambda r: r[1].update(measured=None),
+        lambda r: r[1].update(measured_sha256="0" * 64),
+        lambda r: r[0].update(measured_sha256="0" * 64),
+        lambda r: r[0].update(measured={}),
+    ]
+    for spoil in spoils:
+        copy = json.loads(json.dumps(receipt))
+        spoil(copy["context"]["nodes"]["v"])
+        assert len(list(broken(copy))) == 1
+
+
+# Which rank failed first
+
+SUMMARY = b"""
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-24_22:52:58
+  host      : localhost
+  rank      : 3 (local_rank: 1)
+  exitcode  : -9 (pid: 21958)  (SIGKILL)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 21958
+"""
+
+
+def left(folder: Path, node: int, **said: str) -> tuple[Attempt, dict[str, Any]]:
+    attempt = Attempt(Run(str(folder), "r" * 26), 1)
+    for name, text in said.items():
+        at = Path(attempt.at("ranks")) / "none_x" / "attempt_0" / name[1:]
+        at.mkdir(parents=True)
+        (at / "error.json").write_text(text)
+    spec = {"launcher": {"name": "torchrun", "ranks": 2}, "group": {"nodes": 2, "node_rank": node}}
+    return attempt, spec
+
+
+def told(message: str) -> str:
+    return json.dumps({"message": {"message": message, "extraInfo": {"timestamp": "1"}}})
+
+
+def test_a_rank_that_lost_a_peer_was_not_first(tmp_path: Path) -> None:
+    closed = told("RuntimeError: [gloo/pair.cc:553] Connection closed by peer [10.0.0.2]:7590")
+    attempt, spec = left(tmp_path, 1, r0=closed, r1=told("ValueError: boom\nin two lines"))
+    found = failing.first(attempt, spec, b"")
+    assert found is not None
+    assert (found["rank"], found["what"], found["follows"]) == (3, "ValueError: boom in two lines", False)
+    assert failing.sentence(found, "h2") == "rank 3 on h2 failed first: ValueError: boom in two lines"
+
+
+def test_a_killed_rank_is_known_from_what_the_launcher_says(tmp_path: Path) -> None:
+    attempt, spec = left(
+        tmp_path, 1, r0=told("NCCL error: remote process exited or there was a network error")
+    )
+    found = failing.first(attempt, spec, SUMMARY)
+    assert found is not None
+    assert (found["rank"], found["what"], found["signal"]) == (3, "signal 9", 9)
+
+
+def test_where_all_only_follow_the_earliest_is_told_and_said_to_follow(tmp_path: Path) -> None:
+    attempt, spec = left(tmp_path, 0, r0=told("Connection closed by peer"))
+    found = failing.first(attempt, spec, b"")
+    assert found is not None
+    assert (found["rank"], found["follows"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"message": 5}', '{"message": {"message": [1]}}', "\0"]
+)
+def test_error_files_of_any_kind_are_no_fault_of_ours(tmp_path: Path, text: str) -> None:
+    attempt, spec = left(tmp_path, 0, r0=text)
+    found = failing.first(attempt, spec, b"\n  rank      : x\n")
+    assert found is None or found["what"] == ""
+
+
+def test_nothing_is_told_of_work_without_torchrun(tmp_path: Path) -> None:
+    attempt, spec = left(tmp_path, 0, r0=told("ValueError: boom"))
+    assert failing.first(attempt, {**spec, "launcher": {"name": "python"}}, SUMMARY) is None
