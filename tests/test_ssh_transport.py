@@ -15,7 +15,7 @@ import pytest
 from ssh_machines import entry_of, pin_all
 from sshd import Sshd, keygen
 
-from compute_router.errors import Broken, ConfigError, CredentialsError, RouteError, Unavailable
+from compute_router.errors import Broken, CredentialsError, Unavailable
 from compute_router.machines import Machine, MachineEntry, Stream
 from compute_router.machines.pins import pin, pins_file, unpin
 from compute_router.machines.reaching import reach
@@ -283,20 +283,6 @@ def test_a_chain_of_jumps_each_with_a_key_of_its_own(
     finally:
         for each in chain:
             each.kill()
-
-
-def test_a_circle_of_jumps_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configured(tmp_path / "c", "Host a\n ProxyJump b\nHost b\n ProxyJump a\n", monkeypatch)
-    with pytest.raises(RouteError, match="jumps"):
-        reach("h1", MachineEntry(address="a")).open(("true",), deadline=5)
-
-
-def test_a_configuration_that_ssh_cannot_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configured(tmp_path / "c", "Host a\n Prot 22\n", monkeypatch)
-    with pytest.raises(ConfigError, match=r"(?i)bad configuration option|prot"):
-        reach("h1", MachineEntry(address="a")).open(("true",), deadline=5)
 
 
 def test_the_users_own_command_leads_there(

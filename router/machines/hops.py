@@ -20,7 +20,7 @@ __all__ = ["Address", "Hop", "Way", "resolve", "user_config"]
 MOST_JUMPS = 8
 PORT = 22
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+$-]{0,63}(@[A-Za-z0-9_.-]{1,64})?")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.%:-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,21 @@ class Address:
             name, port = rest, None
         if at and not _USER.fullmatch(user):
             raise _wrong(text, "before the @ stands no user's name")
-        if not _NAME.fullmatch(name):
+        if not (_is_ipv6(name) if ":" in name else _NAME.fullmatch(name)):
             raise _wrong(text, "it names no machine")
         if port is not None and not (port.isdigit() and 0 < int(port) < 65536):
             raise _wrong(text, "behind the colon stands no port")
         return cls(name=name, user=user if at else None, port=int(port) if port else None)
+
+
+def _is_ipv6(name: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _wrong(text: str, why: str) -> ConfigError:
