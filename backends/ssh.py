@@ -120,7 +120,7 @@ class SSHBackend(MachineBackend):
             return found
         given = workload.python not in (None, "current")
         return Interpreter(
-            python=str(data.get("python") or workload.python or "python3"),
+            python=(data.get("python") or {}).get(machine.name) or "python3",
             stack=dict(data.get("stack") or {}),
             source="path" if given else "machine",
         )
@@ -221,7 +221,8 @@ class SSHBackend(MachineBackend):
         if isinstance(answer, (RouteError, Broken)):
             no = sentence(answer)
             if no.code == "unreachable":
-                no = No(no.code, f"{name} is {self._memory.silent(name)}: {no.reason}", no.mend)
+                why = no.reason.removeprefix(f"{name}: ")
+                no = No(no.code, f"{name} is {self._memory.silent(name)}: {why}", no.mend)
             return [refused(self, name, no)]
         if isinstance(answer, BaseException):
             raise answer

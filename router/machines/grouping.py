@@ -109,8 +109,13 @@ def _offer(key: _Alike, members: Sequence[tuple[str, Offer]], nodes: int) -> Off
         quote=_quote(offers),
         powers=tuple(sorted({*first.powers, Power.MULTI_NODE})),
         note="; ".join(notes),
-        data={**first.data, "machines": names},
+        data={**first.data, "machines": names, "python": _pythons(offers)},
     )
+
+
+def _pythons(offers: Sequence[Offer]) -> dict[str, str]:
+    """Where the interpreter of each machine is."""
+    return {name: path for offer in offers for name, path in (offer.data.get("python") or {}).items()}
 
 
 def _roles(offers: Sequence[Offer]) -> tuple[RoleState, ...]:

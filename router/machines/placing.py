@@ -93,14 +93,14 @@ def machine_offers(
     rebooted = bool((told.get("host") or {}).get("rebooted"))
     made = [_offer(backend, name, entry, seen, each, workload, rtt_us, rebooted) for each in hardware]
     data: dict[str, Any] = {"machines": [name], "stack": dict(stack) if stack is not None else None}
-    data["python"] = found.get("path") if python is not None else None
+    data["python"] = {name: found.get("path")} if python is not None else {}
     made = [msgspec.structs.replace(offer, data=data) for offer in made]
     return _with_roles(made, asks, workload, stack)
 
 
 def refused(backend: Backend, name: str, no: No) -> NoOffer:
     """`no` as an answer of `backend`, which names the machine."""
-    reason = no.reason if name in no.reason else f"{name}: {no.reason}"
+    reason = no.reason if name in no.reason.split() else f"{name}: {no.reason}"
     return NoOffer(backend=backend.name, code=no.code, reason=reason, mend=no.mend)
 
 
