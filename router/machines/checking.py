@@ -183,14 +183,15 @@ class _Look:
     def _quick(self) -> None:
         began = time.monotonic_ns()
         try:
-            session = self._greeted()
+            session = Session(self.machine, opening=self.left, glance=True)
         except RouteError as e:
             if e.told:
                 self._not_greeted(e)
                 return
             raise
         took = (time.monotonic_ns() - began) // 1_000_000
-        self.note("reachable", f"Python {session.hello.get('python')}, answers within {took} ms")
+        python = f"Python {session.hello['python']}, " if "python" in session.hello else "new here, "
+        self.note("reachable", f"{python}answers within {took} ms")
         session.close()
 
     def _whole(self) -> None:

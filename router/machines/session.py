@@ -49,7 +49,9 @@ class Session:
     opening = 20.0
     """Seconds the opening of a machine may take."""
 
-    def __init__(self, machine: Machine, opening: float | None = None) -> None:
+    def __init__(self, machine: Machine, opening: float | None = None, *, glance: bool = False) -> None:
+        """With `glance` no supervisor is sent where there is none yet: then it is of no use but to tell
+        that one could be."""
         self.machine = machine
         self.opening = min(opening or self.opening, self.opening)
         self.broken = False
@@ -72,7 +74,7 @@ class Session:
             raise self._unreached(e) from e
         threading.Thread(target=self._listen, name=f"listen {machine.name}", daemon=True).start()
         try:
-            self.hello = self._greet(digest, bundle, end)
+            self.hello = self._greet(digest, b"" if glance else bundle, end)
         except Broken as e:
             self.close()
             raise self._unreached(e) from e
@@ -92,6 +94,8 @@ class Session:
         self.write(json.dumps(hello).encode() + b"\n")
         greeting = Greeting(nonce)
         text = self._answer(greeting, end)
+        if text == "want" and not bundle:
+            return {}
         if text == "want":
             asked = time.monotonic_ns()
             self.write(json.dumps({"size": len(bundle)}).encode() + b"\n" + bundle)
