@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SSHBackend", "SSHSettings", "route_backends"]
 
-PATIENCE, GLANCE = 8.5, 1.8
-"""Seconds that one machine may take to be asked for offers, and to be looked at for health."""
+PATIENCE, AGAIN, GLANCE = 8.5, 3.0, 1.8
+"""Seconds that one machine may take to be asked for offers, one that was silent the last time, and to be
+looked at for health."""
 ADD = "route machine add NAME USER@ADDRESS"
 NONE = "no machine is configured"
 
@@ -168,7 +169,7 @@ class SSHBackend(MachineBackend):
             except RouteError as e:
                 return [self._no("dependencies", e.what, e.mend)]
         names = self.settings.only or list(self.entries)
-        calls = {name: functools.partial(self._ask, name, workload) for name in names}
+        calls = {name: functools.partial(self._in_time, name, workload) for name in names}
         got = side_by_side(calls, PATIENCE)
         found = {name: self._heard(name, got.get(name)) for name in names}
         if workload.needs.nodes == 1:
@@ -191,6 +192,17 @@ class SSHBackend(MachineBackend):
 
     def _no(self, code: str, reason: str, mend: str, *, set_up: bool = True) -> NoOffer:
         return NoOffer(backend=self.name, code=code, reason=reason, mend=mend, set_up=set_up)
+
+    def _in_time(self, name: str, workload: Workload) -> Sequence[Offer | NoOffer]:
+        """What a machine offers. One that was silent the last time holds nobody up for long again."""
+        if not self._memory.is_silent(name):
+            return self._ask(name, workload)
+        answer = side_by_side({name: functools.partial(self._ask, name, workload)}, AGAIN).get(name)
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            raise _late(name, AGAIN)
+        return answer
 
     def _ask(self, name: str, workload: Workload) -> Sequence[Offer | NoOffer]:
         from compute_router.machines.placing import ask, machine_offers
@@ -217,7 +229,7 @@ class SSHBackend(MachineBackend):
         from compute_router.machines.placing import refused, sentence
 
         if answer is None:
-            answer = Unavailable(f"no answer within {PATIENCE} s", mend=f"route machine check {name}")
+            answer = _late(name, PATIENCE)
         if isinstance(answer, (RouteError, Broken)):
             no = sentence(answer)
             if no.code == "unreachable":
@@ -262,6 +274,10 @@ class SSHBackend(MachineBackend):
         found = told.get(submission.id)
         # Committed only: its submitter was refused there, and went on to the next place.
         return found is not None and found.get("state") != State.COMMITTED
+
+
+def _late(name: str, seconds: float) -> Unavailable:
+    return Unavailable(f"no answer within {seconds:g} s", mend=f"route machine check {name}")
 
 
 def _check(name: str, found: Sequence[HealthCheck]) -> HealthCheck:

@@ -128,6 +128,10 @@ def test_a_dead_machine_costs_the_others_nothing(fleet: Fleet, home: Path, folde
     since = no.reason.split(":")[0]
     [again] = refusals(fleet.backend(home), workload(folder))
     assert since in again.reason, "another process knows since when"
+    fleet.servers["h2"].start()
+    assert list(offered(fleet.backend(home), workload(folder))) == ["h1", "h2"], "it is back at once"
+    fleet.servers["h2"].kill()
+    backend = fleet.backend(home)
     health = backend.health()
     assert health.ok
     assert "1 of 2 machines answer" in health.summary

@@ -34,6 +34,10 @@ class Memory:
         if seen.get("silent_us") or _now() - int(seen.get("seen_us") or 0) > FRESH_US:
             self._write(name, {**seen, "seen_us": _now(), "silent_us": None})
 
+    def is_silent(self, name: str) -> bool:
+        """Whether it did not answer the last time."""
+        return bool(self._read(name).get("silent_us"))
+
     def silent(self, name: str) -> str:
         """Since when it does not answer, as words; it has not answered just now."""
         seen = self._read(name)
