@@ -17,6 +17,7 @@ import pytest
 from conftest import ROUTE, Route
 from ssh_machines import entry_of, pin_all
 from sshd import Sshd
+from supervisor_driver import Place, shell
 from terminals import Terminal
 
 WORK = """\
@@ -200,3 +201,31 @@ def test_the_terminal_is_as_it_was_after_sshd_was_killed(
             time.sleep(0.05)
     finally:
         with_server.kill()
+
+
+def test_requests_for_a_shell_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    try:
+        link = place.link()
+        run_id = place.submit(link, shell("true"))
+        bad: list[dict[str, object]] = [
+            {"argv": 7},
+            {"argv": ["a\0b"]},
+            {"argv": [["x"]]},
+            {"rows": 0, "columns": 80},
+            {"rows": 24},
+            {"rows": "24", "columns": 80},
+            {"rows": 2**40, "columns": 80},
+        ]
+        for fields in bad:
+            link.send("shell", run_id=run_id, **fields)
+            head, _ = link.receive()
+            assert (head["ok"], head["error"]["code"]) == (False, "BAD_REQUEST"), fields
+        link.send("shell", run_id="0" * 26, argv=["true"])
+        assert link.receive()[0]["error"]["code"] == "NOT_COMMITTED"
+        # Whatever comes for a shell that is over is nobody's, and the connection goes on.
+        link.send("input", b"x")
+        link.send("window", rows="?")
+        assert link.ask("status", run_ids=[run_id])["statuses"][run_id]["state"] == "committed"
+    finally:
+        place.close()

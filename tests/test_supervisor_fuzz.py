@@ -24,7 +24,7 @@ from compute_router.supervisor.observing import metrics
 
 SEED = int(os.environ.get("ROUTE_SEED", "31337"))
 OPS = ["prepare", "blob", "commit", "start", "status", "follow", "stop", "log", "manifest", "fetch"]
-OPS += ["collected", "cancel", "cleanup", "probe", "list", "gc"]
+OPS += ["collected", "cancel", "cleanup", "probe", "list", "gc", "keep", "kept", "input", "window"]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def some(rng: random.Random, known: list[str], depth: int = 0) -> Any:
 
 
 FIELDS = ["run_id", "run_ids", "attempt", "wait_us", "spec_sha256", "blobs", "sha256", "offset", "last"]
-FIELDS += ["limit", "files", "receipt_id", "keys", "before_us"]
+FIELDS += ["limit", "files", "receipt_id", "keys", "before_us", "keep_us", "by", "about"]
 
 
 def test_ten_thousand_requests(place: Place) -> None:
@@ -88,7 +88,7 @@ def test_ten_thousand_requests(place: Place) -> None:
         body = rng.randbytes(rng.randrange(1, 200)) if rng.random() < 0.2 else b""
         began = time.monotonic()
         link.send(op, body, **fields)
-        if op in ("blob", "stop"):
+        if op in ("blob", "stop", "keep", "input", "window"):
             continue
         answered += 1
         while True:

@@ -50,7 +50,10 @@ def shell(run: Run, stream: Wire, head: Json) -> None:
             "route status tells where its outputs are",
         )
     attempt = run.newest() or Attempt(run, 1)
-    argv = [names.text(word, "an argument") for word in head.get("argv") or []]
+    asked = head.get("argv") or []
+    if not isinstance(asked, list):
+        raise Fault("BAD_REQUEST", "`argv` is a list", "see docs/protocol.md")
+    argv = [names.text(word, "an argument") for word in asked]
     size = None
     if head.get("rows") is not None:
         size = (
