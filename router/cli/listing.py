@@ -185,9 +185,13 @@ def _afresh(cli: Cli, rows: list[Row]) -> list[Row]:
 def _cells(cli: Cli, row: Row) -> list[str]:
     took = duration(row.ended_us - row.created_us) if row.ended_us else "-"
     state = f"{row.state} ({row.exit_code})" if row.exit_code else row.state
-    if row.state == "unknown" and (status := _status(row)):
-        since, last = status.get("since_us"), status.get("last")
-        state = f"unknown {age(since).removesuffix(' ago')} ({last or 'never seen'})" if since else state
+    if row.state in ("unknown", "waiting"):
+        status = _status(row)
+        since, last, place = (status.get(name) for name in ("since_us", "last", "position"))
+        if row.state == "waiting" and place:
+            state = f"waiting (place {place})"
+        elif since:
+            state = f"unknown {age(since).removesuffix(' ago')} ({last or 'never seen'})"
     name = row.name if len(row.name) <= 20 or not cli.out.terminal else row.name[:19] + "…"
     run_id = short_id(row.id) if cli.out.terminal else row.id
     return [run_id, name, row.kind, row.backend or "-", state, age(row.created_us), took]
@@ -205,6 +209,8 @@ def _as_data(row: Row) -> dict[str, Any]:
     data = row._asdict()
     if row.state == "unknown":
         data |= {name: _status(row).get(name) for name in ("last", "since_us", "detail")}
+    if row.state == "waiting":
+        data["position"] = _status(row).get("position")
     data["run_id"] = data.pop("id")
     data.pop("seen")
     return data
