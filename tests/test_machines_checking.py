@@ -23,6 +23,7 @@ from compute_router.machines.entry import MachineEntry
 from compute_router.machines.judging import clock, facts
 from compute_router.machines.local import LocalMachine, open_command
 from compute_router.supervisor import checkup
+from compute_router.supervisor.wire import Fault
 
 CPU = MachineEntry(address="me@h1", accelerator="cpu")
 GOOD = ["reachable", "python3", "login shell", "clock", "root", "leases", "logout"]
@@ -173,11 +174,12 @@ def mounted(root: Path, options: str, then: str = "") -> str:
     root.mkdir(exist_ok=True)
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
-    tried = subprocess.run(["unshare", "-m", "sh", "-c", line], capture_output=True, text=True)
+    own = "-m" if os.geteuid() == 0 else "-rm"
+    tried = subprocess.run(["unshare", own, "sh", "-c", line], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"no mount namespace of our own here: {tried.stderr[:100]}")
     inner = f'{line} && {then or "true"} && exec "$@"'
-    return f'exec unshare -m sh -c {shlex.quote(inner)} sh "$@"'
+    return f'exec unshare {own} sh -c {shlex.quote(inner)} sh "$@"'
 
 
 def test_a_root_where_nothing_may_be_executed_is_missing(tmp_path: Path) -> None:
@@ -470,5 +472,7 @@ def test_the_facts_are_json_without_floats(tmp_path: Path) -> None:
         "xids",
     }
     assert "gpus" not in checkup.checkup(str(tmp_path), {"gpus": False})
+    with pytest.raises(Fault, match="within_us"):
+        checkup.checkup(str(tmp_path), {"within_us": "soon"})
     # A folder that is gone is a fact that could not be had.
     assert "why" in checkup.checkup(str(tmp_path / "no"), {"gpus": False})["root"]

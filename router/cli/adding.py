@@ -73,7 +73,7 @@ def add(
         given["identity"] = _identity(said["identity"])
     there = own_table(cli, name)
     _writable(name, address)
-    entry = _entry(name, {**(there or {}), **given})
+    entry = _entry(name, {**(there or {}), **given}, cli.router.config.origins if there else {})
     twins = [n for n, t in cli.router.config.machines.items() if n != name and t.get("address") == address]
     if twins:
         cli.out.warn(f"{twins[0]} has the same address: one machine would be offered as two")
@@ -101,7 +101,7 @@ def add(
     missing = [each for each in checks if not each.ok]
     if missing:
         things = "one thing is" if len(missing) == 1 else f"{len(missing)} things are"
-        cli.out.warn(f"{things} missing on {name}: no offer until `route machine check {name}` is well")
+        cli.out.warn(f"{things} missing on {name}: what needs it is not offered there")
     cli.out.done(
         {
             "machine": name,
@@ -133,11 +133,11 @@ def _identity(file: str) -> str:
     return file if file.startswith("~/") else os.path.abspath(path)
 
 
-def _entry(name: str, table: Mapping[str, Any]) -> MachineEntry:
+def _entry(name: str, table: Mapping[str, Any], origins: Mapping[str, str]) -> MachineEntry:
     from compute_router.machines.entry import read_entries
     from compute_router.machines.hops import Address
 
-    entry = read_entries({name: table})[name]
+    entry = read_entries({name: table}, origins)[name]
     Address.parse(entry.address)
     return entry
 
