@@ -108,7 +108,8 @@ def _rewrite(places: set[str], added: Sequence[str]) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with held(path.parent):
+        # A file, for an NFS home lets nobody lock a folder.
+        with held(path.parent / f".{path.name}.lock", create=True):
             kept = [line for line in _lines() if not places & set(line.split(" ", 1)[0].split(","))]
             text = "".join(f"{line}\n" for line in [*kept, *added])
             write_file(path.parent, path.name, text.encode())
