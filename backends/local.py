@@ -119,10 +119,15 @@ class LocalBackend(MachineBackend):
         }
 
     def kept(self, ref: str) -> Kept | None:
-        return super().kept(ref) if self.root.is_dir() else None
+        return super().kept(ref) if self._made else None
 
     def there(self) -> Sequence[There]:
-        return super().there() if self.root.is_dir() else ()
+        return super().there() if self._made else ()
+
+    @property
+    def _made(self) -> bool:
+        """Whether there may be runs: the router's own folder is made with the first."""
+        return self.settings.root is not None or self.root.is_dir()
 
     def keeps(self) -> int:
         # Nobody else comes to a root in the router's own folder.

@@ -222,29 +222,21 @@ def test_where_a_place_cannot_be_asked_it_cannot_be_told(two: Two) -> None:
     assert two.b("wait", run_id).returncode == 143
 
 
-def test_a_run_without_records_is_named_and_left_alone(two: Two) -> None:
+def test_records_that_are_none_are_one_line(two: Two) -> None:
     run_id = two.start()
-    (two.machine / "runs" / run_id / "client.jsonl").unlink()
-    done = two.b("status", run_id)
-    assert done.returncode == 65
-    assert f"run {run_id} is on this machine, but its client left no" in done.stderr
-    two.stop.touch()
-    assert two.a("wait", run_id).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "left", ["", "{}", "[]\nnull\n", '{"run": 7}\n{"workload": {"name": 3}, "intent": {}}', "\0\xff"]
-)
-def test_records_that_are_none_are_one_line(two: Two, left: str) -> None:
-    run_id = two.start()
-    (two.machine / "runs" / run_id / "client.jsonl").write_text(left)
-    done = two.b("status", run_id)
-    assert done.returncode in (65, 64), done.stderr
-    assert "Traceback" not in done.stderr
-    assert "internal error" not in done.stderr
-    assert list(two.home("b").glob("runs/*")) == []
-    two.stop.touch()
-    assert two.a("wait", run_id).returncode == 0
+    kept = two.machine / "runs" / run_id / "client.jsonl"
+    good = kept.read_text()
+    none = '{"run": {}}\n{"workload": {"name": 3}}\n{"intent": {}}'
+    for left in ("", "{}", "[]\nnull\n", '{"run": 7}', none, "\0\xff"):
+        kept.write_text(left)
+        done = two.b("status", run_id)
+        assert done.returncode == 65, left + done.stderr
+        assert f"run {run_id} " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(two.home("b").glob("runs/*")) == []
+    kept.write_text(good)
+    two.b("cancel", run_id)
+    assert two.a("wait", run_id).returncode == 143
 
 
 def test_a_decision_that_cannot_be_read_is_left_out(two: Two) -> None:

@@ -23,8 +23,8 @@ def keep(root: str, head: Json, body: bytes) -> None:
     run = runs.run(root, head)
     number = names.whole(head.get("attempt", 1), "attempt", 1, 10_000)
     if run.committed and not starting.begun(Attempt(run, number)):
-        # Its name is synced with the attempt's folder, before anything is executed.
-        files.write(os.path.join(run.path, NAME), body, folder=False)
+        # Not waited for: only a loss of power within moments costs it, and the run with it.
+        files.write_hint(os.path.join(run.path, NAME), body)
 
 
 def kept(root: str, head: Json) -> Json:
