@@ -133,10 +133,15 @@ def _nodes(run: RunFolder, measured: bytes | None) -> list[tuple[int, str, bytes
 
 def gone(run: RunFolder) -> str:
     """Which outputs were not there any more when they were fetched, and who has them; empty if all were."""
-    note = run.read_json("gone")
-    if note is None:
+    from compute_router.rows import load
+
+    # Each further machine of a group has a folder of the same form.
+    files = [run.path / "gone.json", *sorted(run.path.glob("nodes/*/gone.json"))]
+    notes = [note for note in map(load, map(str, files)) if type(note.get("files")) is int]
+    if not notes:
         return ""
-    count, size, at, by = (note.get(name) for name in ("files", "bytes", "collected_us", "by"))
+    count, size = (sum(note.get(name) or 0 for note in notes) for name in ("files", "bytes"))
+    by, at = notes[0].get("by"), notes[0].get("collected_us")
     when = f" at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at / 1e6))} UTC" if type(at) is int else ""
     return (
         f"{count} outputs ({size:,} bytes) are not here: another client collected them"
