@@ -37,9 +37,10 @@ def environment(folder: Path, *dists: str) -> Path:
 def test_only_what_is_asked_for_is_told(root: Path) -> None:
     link = Link(root)
     assert {"host", "devices", "tpus", "leases", "caches"} <= set(link.ask("probe"))
+    assert set(link.ask("probe", look=["checkup"])["checkup"]) >= {"root", "leases", "login"}
     few = link.ask("probe", look=["leases"])
     assert few["leases"] == []
-    assert not {"host", "devices", "tpus", "caches", "python", "volumes"} & set(few)
+    assert not {"host", "devices", "tpus", "caches", "checkup", "python", "volumes"} & set(few)
 
 
 def test_an_interpreter_and_its_versions_are_read_from_names(root: Path, tmp_path: Path) -> None:

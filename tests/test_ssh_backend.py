@@ -12,11 +12,14 @@ import pytest
 from boards import element, process, uuid
 from peers import workload
 from reserved import Fleet, asks, ended, offered, refusals, submission
+from sshd import keygen
 
 from compute_router.backend import NoOffer, Offer, State, Surface
 from compute_router.backends.ssh import SSHBackend, SSHSettings
 from compute_router.gather import gather
 from compute_router.machines.entry import MachineEntry
+from compute_router.machines.placing import sentence
+from compute_router.machines.refusing import refusal
 
 
 @pytest.fixture
@@ -240,3 +243,29 @@ def test_an_exclusive_machine_takes_one_run(fleet: Fleet, home: Path, folder: Pa
     [offer] = offered(backend, work).values()
     assert offer.busy
     backend.cancel(handle)
+
+
+def test_a_changed_key_stops_everything(fleet: Fleet, home: Path, folder: Path) -> None:
+    fleet.add("h1")
+    server = fleet.servers["h1"]
+    server.kill()
+    for path in (server.host_key, Path(f"{server.host_key}.pub")):
+        path.unlink()
+    keygen(server.host_key)
+    server.start()
+    backend = fleet.backend(home)
+    [no] = refusals(backend, workload(folder))
+    assert no.code == "login"
+    assert "route machine remove h1" in no.mend
+    assert not backend.health().ok
+
+
+@pytest.mark.parametrize(
+    ("code", "slug"),
+    [("NETWORK_ROOT", "network_root"), ("BAD_ROOT", "root"), ("OLD_PYTHON", "python"), ("NEW", "rejected")],
+)
+def test_what_a_machine_refuses_at_the_door_has_a_name(code: str, slug: str) -> None:
+    e = refusal("h1", "hello", {"code": code, "what": "it cannot be used", "mend": "do this"})
+    no = sentence(e)
+    assert (no.code, no.mend) == (slug, "do this")
+    assert "it cannot be used" in no.reason

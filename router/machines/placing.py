@@ -77,10 +77,10 @@ def machine_offers(
     """
     if (no := never(workload, whose=name)) is not None:
         return [refused(backend, name, no)]
-    if (no := _unfit(asks("checkup", gpus=False), entry)) is not None:
-        return [refused(backend, name, no)]
-    look = ["host", "leases", *(["devices"] if wants_devices(workload.needs) else [])]
+    look = ["checkup", "host", "leases", *(["devices"] if wants_devices(workload.needs) else [])]
     told = asks("probe", look=look, python=python, dists=list(STACK))
+    if (no := _unfit(told.get("checkup") or {}, entry)) is not None:
+        return [refused(backend, name, no)]
     seen = Seen.of(told, whose=name)
     found = told.get("python") or {}
     if python is not None:

@@ -29,13 +29,21 @@ def probe(root: str, head: Json) -> Json:
         "tpus": tpus.look,
         "leases": held,
         "caches": lambda: {key: stamped(root, key) for key in keys},
+        "checkup": lambda: fitness(root),
     }
-    found: Json = {name: asks[name]() for name in LOOKS if name in look}
+    found: Json = {name: asks[name]() for name in asks if name in look}
     if head.get("python") is not None:
         found["python"] = interpreter(root, str(head["python"]), listed(head, "dists"))
     if head.get("volumes") is not None:
         found["volumes"] = volumes(root, listed(head, "volumes")[:MOST])
     return found
+
+
+def fitness(root: str) -> Json:
+    """What `checkup` tells but for GPUs, so that whoever wants both asks once."""
+    from . import checkup
+
+    return checkup.checkup(root, {"gpus": False})
 
 
 def listed(head: Json, name: str) -> List[Any]:
