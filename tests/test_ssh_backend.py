@@ -32,7 +32,8 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_a_plain_script_runs_on_a_machine(fleet: Fleet, home: Path, folder: Path) -> None:
     fleet.add("h1")
     backend = fleet.backend(home)
-    assert backend.health().ok
+    # A look has two seconds, which a computer full of tests may not give it the first time.
+    assert any(backend.health().ok for _ in range(10))
     [offer] = backend.offers(workload(folder))
     assert isinstance(offer, Offer)
     assert (offer.backend, offer.id, offer.surface) == ("ssh", "h1", Surface.RESERVED)
