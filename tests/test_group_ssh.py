@@ -100,6 +100,15 @@ def test_two_machines_and_four_ranks_end_in_one_receipt(
     assert context["hw"]["match"]["v"] == "exact"
     left = {path.name for path in (home / "runs" / run_id).rglob("of-*")}
     assert left == {"of-0", "of-1", "of-2", "of-3"}
+    # Another client, which has only the machines and the id, gets the same of both.
+    other = {"ROUTE_HOME": str(folder.parent / "other")}
+    there = route("collect", run_id, timeout=120, env=other)
+    assert there.returncode == 0, there.stderr
+    again = receipt(folder.parent / "other", run_id)
+    assert again["measured_sha256"] == found["measured_sha256"]
+    assert [n["measured_sha256"] for n in again["context"]["nodes"]["v"]] == [
+        n["measured_sha256"] for n in nodes
+    ]
     # A block of another machine cannot be changed unseen.
     nodes[1]["measured"]["launch"]["ranks"] = 3
     (folder / "changed.json").write_text(json.dumps(found, sort_keys=True, separators=(",", ":")))

@@ -57,7 +57,9 @@ def checkpoints(attempt: Attempt, spec: Json) -> str:
 
 def make_folders(attempt: Attempt, spec: Json) -> None:
     """Make the folders that the work is told of, but for its volumes."""
-    for folder in (attempt.at("outputs"), checkpoints(attempt, spec)):
+    # torch's flight recorder makes no folder for what it writes.
+    ranks = [attempt.at(RANKS)] if coupled(spec) else []
+    for folder in (attempt.at("outputs"), checkpoints(attempt, spec), *ranks):
         os.makedirs(folder, 0o700, exist_ok=True)
 
 
