@@ -18,7 +18,7 @@ from compute_router.records import new_run_id
 from compute_router.snapshot import take
 from compute_router.workload import Accelerator, Coupling, Entry, Framework, Needs, Workload
 
-__all__ = ["TORCH", "Pair", "ended", "submission", "work"]
+__all__ = ["TORCH", "Own", "Pair", "attempt", "ended", "executed", "submission", "work"]
 
 TORCH = """
 import os, sys, time
@@ -40,6 +40,14 @@ open(os.environ["ROUTE_OUTPUTS"] + "/of-%d" % rank, "w").write(str(rank))
 dist.barrier()
 dist.destroy_process_group()
 """
+
+
+class Own(LocalMachine):
+    """A machine with leases of its own, as every computer has."""
+
+    def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
+        environ, kept = super()._given()
+        return {**environ, "ROUTE_LEASE_DIR": self.root + "-leases"}, kept
 
 
 class Pair(LocalBackend):

@@ -49,6 +49,7 @@ def of(*statuses: Status, **more: Any) -> Status:
         ((WELL, FAILED), State.FAILED, "exit", "h2: exit code 3"),
         ((ENDED, FAILED), State.FAILED, "exit", "h2: exit code 3"),
         ((ENDED, COMMITTED), State.FAILED, "group", "h1: ended because of h2"),
+        ((WELL, COMMITTED), State.FAILED, "group", "h2 never started"),
         ((ENDED, LOST), State.LOST, "rebooted", "h2: rebooted"),
         ((RUNNING, UNSEEN), State.UNKNOWN, "", "h2 cannot be seen: no route to it"),
         ((FAILED, UNSEEN), State.UNKNOWN, "", "h2 cannot be seen: no route to it"),

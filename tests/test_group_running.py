@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from boards import element, printed, tool, topology
-from pair import TORCH, Pair, attempt, ended, executed, submission, work
+from pair import TORCH, Own, Pair, attempt, ended, executed, submission, work
 from supervisor_driver import supervised
 
 from compute_router.backend import Handle, State, Status
@@ -31,14 +31,6 @@ from compute_router.records import new_run_id
 @pytest.fixture(autouse=True)
 def _leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTE_LEASE_DIR", str(tmp_path / "leases"))
-
-
-class Own(LocalMachine):
-    """A machine with leases of its own, as every computer has."""
-
-    def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
-        environ, kept = super()._given()
-        return {**environ, "ROUTE_LEASE_DIR": self.root + "-leases"}, kept
 
 
 @pytest.fixture
@@ -190,8 +182,7 @@ CLIENT = """
     import os, signal, sys, threading
     sys.path.insert(0, sys.argv[1])
     from pathlib import Path
-    from pair import Pair, submission, work
-    from test_group_running import Own
+    from pair import Own, Pair, submission, work
     from compute_router.machines import holding
     from compute_router.machines.grouped import Grouped
 

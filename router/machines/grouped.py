@@ -116,7 +116,8 @@ class Grouped(Running):
         held = [status.reason == "held" for status in statuses]
         if all(h or s.state is State.COMMITTED for h, s in zip(held, statuses, strict=True)):
             return None
-        if any(held) and not any(status.state.final for status in statuses):
+        failed = [s for s in statuses if s.state.final and s.state is not State.SUCCEEDED]
+        if any(held) and not failed:
             facts = self.go(self.sessions(machines[0]), machines[0].name, found.run_id, found.attempt)
             for rank in (rank for rank, waits in enumerate(held) if waits and rank):
                 with contextlib.suppress(RouteError):

@@ -232,8 +232,9 @@ class Starting:
         """Let all go, node 0 first, whose answer tells the others where to meet. False, with nothing
         started, if a hold has become too old to rely on meanwhile."""
         first, *others = self.parts
-        if any(part.status is not None and part.status.state.final for part in self.parts):
-            # It was let go before, and is over in part: what was held now would run alone.
+        over = [p.status for p in self.parts if p.status is not None and p.status.state.final]
+        if any(status.state is not State.SUCCEEDED for status in over):
+            # It was let go before, and has failed in part: what was held now would run alone.
             self._release(Unavailable("the attempt is over on another machine"))
             return True
         held = [part.held_at for part in self.parts if part.held]

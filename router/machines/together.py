@@ -41,7 +41,8 @@ def together(members: Sequence[Member], *, attempt: int = 1) -> Status:
 
     | members | the run is |
     |---|---|
-    | all have ended, or one has ended badly and those that have not never started | final: `succeeded` if all did, else the state of the member that failed first |
+    | all have ended | final: `succeeded` if all did, else the state of the member that failed first |
+    | some have ended, the others never started | final: as above; `failed` if those that ended did so well |
     | one cannot be seen | `unknown`, and says which |
     | one is orphaned | `orphaned` |
     | one has ended badly, others have not yet | `running`: they are being ended |
@@ -52,10 +53,8 @@ def together(members: Sequence[Member], *, attempt: int = 1) -> Status:
 
     Failed first is, in this order: who was not ended by the group itself; whose first rank did not only
     lose a peer; who has the earliest time, each by its own clock put right.
-    """  # noqa: E501
-    if any(m.bad for m in members) and all(m.over or m.unstarted for m in members):
-        return _final(members, attempt)
-    if all(m.over for m in members):
+    """
+    if any(m.over for m in members) and all(m.over or m.unstarted for m in members):
         return _final(members, attempt)
     unseen = [m for m in members if m.status.state is State.UNKNOWN]
     if unseen:
@@ -123,6 +122,15 @@ def _final(members: Sequence[Member], attempt: int) -> Status:
     ended = [t for m in members if (t := _ours(m, m.status.ended_us)) is not None]
     last = max(ended) + members[0].offset_us if ended else None
     bad = sorted((m for m in members if m.bad), key=_order)
+    if not bad and (never := [m for m in members if m.unstarted]):
+        return Status(
+            state=State.FAILED,
+            attempt=attempt,
+            reason="group",
+            detail=f"{_names(never)} never started",
+            started_us=_started(members),
+            ended_us=last,
+        )
     if not bad:
         return Status(
             state=State.SUCCEEDED, attempt=attempt, exit_code=0, started_us=_started(members), ended_us=last
