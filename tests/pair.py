@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from supervisor_driver import supervised
 
 from compute_router.backend import Handle, NoOffer, Offer, State, Status, Submission
 from compute_router.backends.local import LocalBackend, LocalSettings
@@ -18,7 +22,7 @@ from compute_router.records import new_run_id
 from compute_router.snapshot import take
 from compute_router.workload import Accelerator, Coupling, Entry, Framework, Needs, Workload
 
-__all__ = ["TORCH", "Own", "Pair", "attempt", "ended", "executed", "submission", "work"]
+__all__ = ["TORCH", "Own", "Pair", "attempt", "ended", "executed", "submission", "swept", "work"]
 
 TORCH = """
 import os, sys, time
@@ -133,3 +137,11 @@ def attempt(machine: Machine, run_id: str) -> Path:
 
 def executed(backend: Pair, run_id: str) -> list[bool]:
     return [(attempt(machine, run_id) / "exec.json").exists() for machine in backend.given]
+
+
+def swept(roots: Iterable[str]) -> None:
+    """Leave no process of ours behind below these roots."""
+    for root in roots:
+        for pid in supervised(Path(root)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

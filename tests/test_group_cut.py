@@ -6,8 +6,6 @@ in time costs nothing; one that is not ends both sides by themselves, though no 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,10 +14,9 @@ from pathlib import Path
 import pytest
 from boards import element
 from namespaces import Network
-from pair import TORCH, work
+from pair import TORCH, swept, work
 from reserved import Fleet
 from sshd import need_sshd
-from supervisor_driver import supervised
 
 from compute_router.backend import Handle, Offer, State, Status, Submission
 from compute_router.backends.ssh import SSHBackend
@@ -46,9 +43,7 @@ def fleet(network: Network, tmp_path: Path) -> Iterator[Fleet]:
         made.add(name, *boards, bind=address, netns=space, group="rack", fabric="roce", interface="eth0")
     yield made
     made.close()
-    for entry in made.entries.values():
-        for pid in supervised(Path(entry.root)):
-            os.kill(pid, signal.SIGKILL)
+    swept(entry.root for entry in made.entries.values())
 
 
 def submit(backend: SSHBackend, workload: Workload) -> Handle:

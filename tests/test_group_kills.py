@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from pair import Own, Pair, ended, submission, work
-from supervisor_driver import supervised
+from pair import Own, Pair, ended, submission, swept, work
 
 from compute_router.backend import State
 from compute_router.records import key_run_id
@@ -81,9 +79,4 @@ def test_a_killed_client_leaves_one_execution_on_each_machine(
         assert status.state is State.SUCCEEDED, (number, status)
         assert [Path(f"{witness}{rank}").read_text() for rank in (0, 1)] == ["x", "x"], number
     print(f"{KILLS} points over {whole:.2f} s: {told}")
-    for machine in pair.given:
-        for pid in supervised(Path(machine.root)):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    swept(machine.root for machine in pair.given)

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 from boards import element, printed, tool, topology
-from pair import TORCH, Own, Pair, attempt, ended, executed, submission, work
-from supervisor_driver import supervised
+from pair import TORCH, Own, Pair, attempt, ended, executed, submission, swept, work
 
 from compute_router.backend import Handle, State, Status
 from compute_router.errors import CredentialsError, Rejected, Unavailable
@@ -37,9 +36,7 @@ def _leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pair(home: Path) -> Iterator[Pair]:
     backend = Pair(home, Own(home / "h1", name="h1"), Own(home / "h2", name="h2"))
     yield backend
-    for machine in backend.given:
-        for pid in supervised(Path(machine.root)):
-            os.kill(pid, signal.SIGKILL)
+    swept(machine.root for machine in backend.given)
 
 
 SAY = "import os; print(*(os.environ[n] for n in ('ROUTE_NODE_RANK', 'ROUTE_NODES', 'MASTER_ADDR')))\n"

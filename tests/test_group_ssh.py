@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 from boards import element
 from conftest import Route
-from pair import TORCH
+from pair import TORCH, swept
 from reserved import Fleet
 from sshd import need_sshd
-from supervisor_driver import supervised
 
 from compute_router.backend import State
 from compute_router.receipt.verifying import verify
@@ -50,9 +49,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made.configure()
     yield made
     made.close()
-    for entry in made.entries.values():
-        for pid in supervised(Path(entry.root)):
-            os.kill(pid, signal.SIGKILL)
+    swept(entry.root for entry in made.entries.values())
 
 
 def write(folder: Path, mode: str, steps: int) -> Path:
