@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROUTE, Route
@@ -208,7 +209,7 @@ def test_requests_for_a_shell_that_are_none_are_refused_by_name(tmp_path: Path) 
     try:
         link = place.link()
         run_id = place.submit(link, shell("true"))
-        bad: list[dict[str, object]] = [
+        bad: list[dict[str, Any]] = [
             {"argv": 7},
             {"argv": ["a\0b"]},
             {"argv": [["x"]]},

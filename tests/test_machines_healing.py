@@ -133,3 +133,24 @@ def test_every_verb_says_since_when_it_cannot_be_seen(
     stop.touch()
     assert route("wait", run_id).returncode == 0
     assert count.read_text() == "started\n"
+
+
+def test_whoever_reads_along_is_told_too(relay: Relay, folder: Path, tmp_path: Path, route: Route) -> None:
+    stop, count = tmp_path / "stop", tmp_path / "count"
+    run_id = route("run", "-d", "--backend", "ssh", "work.py", "--", str(stop), str(count)).stdout.strip()
+    reading = subprocess.Popen(
+        [*ROUTE, "logs", "-f", run_id], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert reading.stdout is not None
+    assert reading.stderr is not None
+    assert reading.stdout.readline() == "tick\n"
+    relay.refuse()
+    assert reading.stderr.readline().startswith("unknown    unreachable since ")
+    stop.touch()
+    relay.heal()
+    assert reading.stderr.readline().startswith("back       after ")
+    out, err = reading.communicate(timeout=60)
+    assert reading.returncode == 0
+    assert err == ""
+    assert route("wait", run_id).returncode == 0
+    assert "tick\n" + out == route("logs", run_id).stdout, "nothing twice and nothing left out"

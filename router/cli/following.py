@@ -17,6 +17,7 @@ from compute_router.cli.output import problem
 from compute_router.errors import Refused, RouteError
 
 if TYPE_CHECKING:
+    from compute_router.backend import Backend, Handle
     from compute_router.store import RunFolder
 
 __all__ = ["logs", "wait"]
@@ -45,7 +46,7 @@ def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool) -> int:
         for piece in kept:
             log.write(piece)
     try:
-        for piece in _pieces(cli, run, offset, follow=follow):
+        for piece in _pieces(cli, run, offset, follow=follow, log=log):
             log.write(piece)
             offset += len(piece)
     except KeyboardInterrupt:
@@ -59,7 +60,9 @@ def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool) -> int:
     return 0
 
 
-def _pieces(cli: Cli, run: RunFolder, offset: int, *, follow: bool) -> Iterator[bytes]:
+def _pieces(
+    cli: Cli, run: RunFolder, offset: int, *, follow: bool, log: LogText | None = None
+) -> Iterator[bytes]:
     """The log from `offset` on: the collected one if it is here, else from the run's place."""
     kept = run.path / "log"
     if kept.is_file():
@@ -76,9 +79,35 @@ def _pieces(cli: Cli, run: RunFolder, offset: int, *, follow: bool) -> Iterator[
     if handle is None:
         raise Refused(f"run {run.id} was never started, so it has no log", mend=f"route status {run.id}")
     found, backend = handle, cli.router.backend(handle.backend, run.read("workload", Workload))
+    if follow and log is not None:
+        yield from _attached(cli, run, backend, found, offset, log)
+        return
     stream = guarded(handle.backend, lambda: iter(backend.logs(found, offset, follow)))
     while (more := guarded(found.backend, lambda: next(stream, None))) is not None:
         yield more
+
+
+def _attached(
+    cli: Cli, run: RunFolder, backend: Backend, handle: Handle, offset: int, log: LogText
+) -> Iterator[bytes]:
+    """The log as it comes; that it cannot be seen for a while, and can again, is said beside it."""
+    from compute_router.cli.attached import Stages
+    from compute_router.journal import Journal
+    from compute_router.starting import guarded
+
+    stages = Stages(cli, log)
+
+    def tell(event: dict[str, Any]) -> None:
+        if event.get("event") == "back" or event.get("state") == "unknown":
+            stages(event)
+
+    journal = Journal(run, cli.router.registry, tell)
+    stream = backend.attached(handle, offset)
+    while (item := guarded(handle.backend, lambda: next(stream, None))) is not None:
+        if isinstance(item, bytes):
+            yield item
+        else:
+            journal.became(item)
 
 
 def _last(pieces: Iterable[bytes], lines: int) -> tuple[list[bytes], int]:
