@@ -149,8 +149,8 @@ def test_whoever_reads_along_is_told_too(relay: Relay, folder: Path, tmp_path: P
     stop.touch()
     relay.heal()
     assert reading.stderr.readline().startswith("back       after ")
-    out, err = reading.communicate(timeout=60)
-    assert reading.returncode == 0
+    out, err = reading.stdout.read(), reading.stderr.read()
+    assert reading.wait(60) == 0
     assert err == ""
     assert route("wait", run_id).returncode == 0
     assert "tick\n" + out == route("logs", run_id).stdout, "nothing twice and nothing left out"
