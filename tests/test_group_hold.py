@@ -161,6 +161,23 @@ def test_a_released_start_leaves_its_lease_and_can_be_started_again(group: Group
     assert [group.end(rank)["state"] for rank in (0, 1)] == ["succeeded", "succeeded"]
 
 
+def test_the_next_attempt_starts_where_the_last_one_was_never_held(group: Group) -> None:
+    """On one machine it was let go and executed, on the other it was given up before that."""
+    group.commit("echo 1", "echo 2")
+    group.links[0].start(group.run)
+    facts = group.links[0].ask("go", run_id=group.run, attempt=1)
+    assert facts["status"]["state"] in ("starting", "running", "succeeded")
+    group.end(0)
+    # Executed there: no second attempt. Never started here: another one may follow.
+    with pytest.raises(Fault, match="was executed"):
+        group.links[0].start(group.run, attempt=2)
+    group.links[1].start(group.run)
+    group.links[1].ask("release", run_id=group.run, attempt=1)
+    assert group.links[1].start(group.run, attempt=2)["reason"] == "held"
+    with pytest.raises(Fault, match="attempt 2 of run"):
+        group.links[1].start(group.run, attempt=1)
+
+
 def test_what_was_let_go_cannot_be_released(group: Group) -> None:
     group.start("sleep 0.5; echo ran", "sleep 0.5")
     told = group.links[0].ask("release", run_id=group.run, attempt=1)["status"]

@@ -72,6 +72,12 @@ def test_the_state_of_a_run_by_those_of_its_machines(
     assert (found.state, found.reason, found.detail) == (state, reason, detail)
 
 
+def test_a_run_that_was_executed_anywhere_gets_no_other_attempt() -> None:
+    never = Status(state=State.LOST, reason="never_executed", detail="the waiter was gone", ended_us=5)
+    assert of(never, never).reason == "never_executed"
+    assert of(msgspec.structs.replace(ENDED, started_us=1), never).reason == "group"
+
+
 def test_a_run_on_several_machines_is_over_only_when_each_is() -> None:
     live = (RUNNING, HELD, UNSEEN, WAITING, STARTING, ORPHANED)
     for one in live:

@@ -141,10 +141,14 @@ def _final(members: Sequence[Member], attempt: int) -> Status:
     if one.first is not None and status.state is State.FAILED:
         what = str(one.first.get("what") or "it said nothing")
         detail = f"rank {one.first.get('rank')} on {one.name} failed first: {what}"
+    reason = status.reason
+    if reason == "never_executed" and any(m.status.started_us is not None for m in members):
+        # That reason allows another attempt of the run, and this one was executed, if not everywhere.
+        reason = "group"
     return Status(
         state=status.state,
         attempt=attempt,
-        reason=status.reason,
+        reason=reason,
         detail=detail[:600],
         exit_code=status.exit_code,
         signal=status.signal,

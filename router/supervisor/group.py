@@ -291,6 +291,21 @@ def release(attempt: Attempt, why: Any) -> None:
             os.close(fd)
 
 
+def forgo(attempt: Attempt) -> Json:
+    """Make an attempt final that was begun on another machine and never here; its status. One that is
+    about to start here after all is left alone."""
+    from . import truth
+
+    fd = files.lock(attempt.at("sup.lock"), patience=0.25)
+    if fd >= 0:
+        try:
+            if not attempt.has("started.json"):
+                attempt.finish("lost", "never_executed", "never started here, and over elsewhere")
+        finally:
+            os.close(fd)
+    return truth.of(attempt)
+
+
 # What the work is told
 
 

@@ -112,6 +112,8 @@ def permit(run: Run, newest: Optional[Attempt], number: int) -> None:
     if newest is None:
         return
     found = truth.of(newest)
+    if found["state"] == "committed" and group.noted(run):
+        found = group.forgo(newest)
     if not truth.final(found):
         raise Fault("ATTEMPT", "attempt %d is %s" % (last, found["state"]), "wait for its end")
     unexecuted = found["state"] in ("lost", "failed") and not newest.has("exec.json")
