@@ -78,6 +78,13 @@ def test_a_run_that_was_executed_anywhere_gets_no_other_attempt() -> None:
     assert of(msgspec.structs.replace(ENDED, started_us=1), never).reason == "group"
 
 
+def test_what_became_of_an_earlier_attempt_says_nothing_of_the_next() -> None:
+    never = Status(state=State.LOST, reason="never_executed", ended_us=5)
+    second = msgspec.structs.replace(HELD, attempt=2)
+    assert (of(second, never).state, of(second, never).attempt) == (State.STARTING, 2)
+    assert of(never, msgspec.structs.replace(RUNNING, attempt=2)).detail == "h1 has not started yet"
+
+
 def test_a_run_on_several_machines_is_over_only_when_each_is() -> None:
     live = (RUNNING, HELD, UNSEEN, WAITING, STARTING, ORPHANED)
     for one in live:

@@ -203,7 +203,7 @@ class Grouped(Running):
             members.append(
                 Member(name=machine.name, status=status, first=first, offset_us=clock[1] if clock else 0)
             )
-        status = together(members, attempt=max(m.status.attempt for m in members))
+        status = together(members)
         if status.state is not State.UNKNOWN:
             self._saw(handle.run_id, status)
         return status

@@ -36,8 +36,9 @@ class Member:
         return self.over and self.status.state is not State.SUCCEEDED
 
 
-def together(members: Sequence[Member], *, attempt: int = 1) -> Status:
-    """The status of the run. `members` stand in rank order. Rows are tried from the top:
+def together(members: Sequence[Member]) -> Status:
+    """The status of the run. `members` stand in rank order; where an earlier attempt is the last one that
+    was made on a machine, the newest has not started there. Rows are tried from the top:
 
     | members | the run is |
     |---|---|
@@ -54,6 +55,12 @@ def together(members: Sequence[Member], *, attempt: int = 1) -> Status:
     Failed first is, in this order: who was not ended by the group itself; whose first rank did not only
     lose a peer; who has the earliest time, each by its own clock put right.
     """
+    attempt = max(m.status.attempt for m in members)
+    not_yet = Status(state=State.COMMITTED, attempt=attempt)
+    members = [
+        dataclasses.replace(m, status=not_yet, first=None) if m.over and m.status.attempt < attempt else m
+        for m in members
+    ]
     if any(m.over for m in members) and all(m.over or m.unstarted for m in members):
         return _final(members, attempt)
     unseen = [m for m in members if m.status.state is State.UNKNOWN]

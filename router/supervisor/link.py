@@ -37,7 +37,7 @@ LINGER = 60.0
 LATER = 8.0
 """Seconds left to the others to end by themselves where what is told is only that a peer was gone: the
 one that went first is about to say so, and is the one to be named."""
-LOOK = 0.25
+LOOK = 0.5
 
 
 class Link:
