@@ -105,6 +105,7 @@ def test_those_who_wait_are_told_their_place(fleet: Fleet, tmp_path: Path, folde
     assert ends[0].started_us < ends[1].started_us, "served in the order of asking"
 
 
+@pytest.mark.slow
 def test_of_many_clients_one_has_the_gpu(fleet: Fleet, tmp_path: Path, folder: Path) -> None:
     """Forty at once, eight connections of their own; nobody is told that he runs but one."""
     fleet.add("h1", element("H200-SXM", 0))
@@ -162,6 +163,7 @@ class OfAnother(SSHBackend):
         return self.machine_of
 
 
+@pytest.mark.slow
 def test_two_users_with_roots_of_their_own(fleet: Fleet, tmp_path: Path, folder: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can act as another user")

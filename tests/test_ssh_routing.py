@@ -80,6 +80,7 @@ def test_auto_takes_a_machine_that_has_the_gpus(two: Fleet, route: Route, home: 
     assert receipt["context"]["offer"]["id"]["v"] == "h1:h200:1"
 
 
+@pytest.mark.slow
 def test_warm_and_cold_are_told_by_keys(two: Fleet, route: Route, home: Path) -> None:
     only = 'backend.ssh.only=["h2"]'
     assert route("run", "work.py", "--set", only).returncode == 0
@@ -103,6 +104,7 @@ def test_warm_and_cold_are_told_by_keys(two: Fleet, route: Route, home: Path) ->
     assert refused["decision"]["outcome"] == "refused"
 
 
+@pytest.mark.slow
 def test_an_environment_of_dependencies_is_known_by_its_lock(
     two: Fleet, route: Route, folder: Path, index: Path
 ) -> None:
