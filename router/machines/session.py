@@ -19,8 +19,9 @@ from compute_router.machines.refusing import Resend, refusal
 
 __all__ = ["Resend", "Session", "Sessions", "refusal"]
 
-PIECE = 1 << 15
-"""Bytes that must be taken within the deadline: small, so that a slow link is never called a dead one."""
+PIECE = 31 << 10
+"""Bytes that must be taken within the deadline: small, so that a slow link is never called a dead one; and
+a little less than fits one packet of SSH, so that none is followed by one that is nearly empty."""
 UNREACHED = 18.0
 """Seconds after which a machine that does not answer at all is called unreachable."""
 LEAST = 4.0  # seconds that an opening may take, whatever was spent before
@@ -64,6 +65,7 @@ class Session:
         self._writing: float | None = None
         self._watch: threading.Thread | None = None
         self._last_heard = time.monotonic()
+        self.acks = 0
         self._expected = 0
         self._pid = os.getpid()
         boot, digest, bundle = _supervisor()
@@ -210,8 +212,9 @@ class Session:
         """Send one request without waiting for its answer."""
         self.write(encode({"op": op, **fields}, body), expect=(op,))
 
-    def frame(self, *, deadline: float | None = None) -> Frame:
-        """The next frame. `deadline` counts from the last byte that came."""
+    def frame(self, *, deadline: float | None = None, acked: bool = False) -> Frame:
+        """The next frame. `deadline` counts from the last byte that came. With `acked` also one that only
+        says that pieces of blobs were taken; else those are counted in `acks`."""
         while True:
             try:
                 frame = self._decoder.next()
@@ -221,6 +224,11 @@ class Session:
             if frame is not None:
                 # The other side says so while a request takes it long; of a follow it means more.
                 if frame.head.get("beat") is True and frame.head.get("re") != "follow":
+                    continue
+                if frame.head.get("ack") is True:
+                    self.acks += 1
+                    if acked:
+                        return frame
                     continue
                 return frame
             self._decoder.feed(self._hear(self.patience if deadline is None else deadline))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compute_router.backend import Submission
@@ -24,8 +25,12 @@ BLOBS = 8000
 """Digests in one `prepare`, so that its line stays within what the protocol allows."""
 UNREAD = 4
 """Requests for what is wanted that are sent before an answer is read."""
-WRITE = 1 << 17
-"""Bytes that are gathered before they are handed over: a frame of its own for each small file is slow."""
+WRITE = 1 << 16
+"""Bytes that are gathered before they are handed over, and acknowledged together: a write of its own for
+each small file is slow."""
+LEAST_FLIGHT = 1 << 18
+MOST_FLIGHT = 16 << 20
+"""Bounds of the bytes that are under way at a time."""
 
 
 class Tries:
@@ -125,22 +130,75 @@ def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[B
     tries.there |= by_digest.keys() - {blob.sha256 for blob, _ in wanted}
     if not wanted:
         return
-    gathered = bytearray()
     with transfer("send", session.machine.name, total, done=total - owed) as add:
+        flight = _Flight(session, add)
         for blob, offset in wanted:
-            for frame in _frames(blob, offset):
-                gathered += frame
-                if len(gathered) >= WRITE:
-                    session.write(bytes(gathered))
-                    add(len(gathered))
-                    gathered.clear()
-        session.write(bytes(gathered))
-        add(len(gathered))
+            for frame in _frames(blob, offset, flight):
+                flight.send(frame)
+        flight.flush()
 
 
-def _frames(blob: Blob, offset: int) -> Iterator[bytes]:
+class _Flight:
+    """What was sent and is not known to be taken: no more of it than the way holds, since all of it is lost
+    when the way breaks."""
+
+    def __init__(self, session: Session, add: Callable[[int], None]) -> None:
+        self.session, self.add = session, add
+        self._gathered = bytearray()
+        self._unmarked = 0
+        self._sent: deque[tuple[int, float]] = deque()
+        """Of each piece that will be acknowledged: bytes since the one before, and when it was sent."""
+        self._size, self._most = 0, float(LEAST_FLIGHT)
+        self._rtt, self._rate = 60.0, 0.0
+        self._base, self._last = session.acks, 0.0
+
+    def mark(self, size: int) -> bool:
+        """Whether a frame of so many bytes is to be acknowledged."""
+        self._unmarked += size
+        return self._unmarked >= WRITE
+
+    def send(self, frame: bytes) -> None:
+        self._gathered += frame
+        if self._unmarked >= WRITE:
+            self.flush()
+
+    def flush(self) -> None:
+        self.session.write(bytes(self._gathered))
+        if self._unmarked < WRITE:
+            self.add(len(self._gathered))
+        else:
+            self._sent.append((len(self._gathered), time.monotonic()))
+            self._size += len(self._gathered)
+        self._gathered.clear()
+        self._unmarked = 0
+        while self._size > self._most:
+            self._take()
+
+    def _take(self) -> None:
+        """Wait until one more piece is taken, and learn from that how much the way holds."""
+        while self.session.acks <= self._base:
+            if self.session.frame(acked=True).head.get("ack") is not True:
+                self.session.close()
+                raise Broken(f"{self.session.machine.name} answered what was not asked")
+        self._base += 1
+        size, at = self._sent.popleft()
+        now = time.monotonic()
+        self._size -= size
+        self.add(size)
+        self._rtt = min(self._rtt, now - at)
+        if self._last and now > self._last:
+            self._rate = 0.8 * self._rate + 0.2 * size / (now - self._last)
+        self._last = now
+        # Twice what fills the way, so that it is seen when the way can take more.
+        self._most = min(MOST_FLIGHT, max(LEAST_FLIGHT, 2 * self._rate * self._rtt))
+
+
+def _frames(blob: Blob, offset: int, flight: _Flight | None = None) -> Iterator[bytes]:
     for at, piece, last in blob.pieces(offset):
-        yield encode({"op": "blob", "sha256": blob.sha256, "offset": at, "last": last}, piece)
+        head: dict[str, Any] = {"op": "blob", "sha256": blob.sha256, "offset": at, "last": last}
+        if flight is not None and flight.mark(len(piece) + 150):
+            head["ack"] = True
+        yield encode(head, piece)
 
 
 def _wanted(session: Session, answer: dict[str, Any], blobs: Mapping[str, Blob]) -> list[tuple[Blob, int]]:

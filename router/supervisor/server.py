@@ -60,6 +60,7 @@ class Server:
         self._stage: Optional[Stage] = None
         self._starts = 0
         self._beats: Optional[Beats] = None
+        self._deaf = False
 
     @property
     def stage(self) -> Stage:
@@ -160,6 +161,12 @@ class Server:
 
     def blob(self, head: Json, body: bytes) -> None:
         self.stage.arriving.blob(head, body)
+        if head.get("ack") is True and not self._deaf:
+            try:
+                self.wire.send({"re": "blob", "ok": True, "ack": True})
+            except Gone:
+                # What was sent before it broke is still to be read: it need not be sent again.
+                self._deaf = True
 
     def commit(self, head: Json, body: bytes) -> Json:
         return self.stage.commit(head, body)
