@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from conftest import ROUTE, Route
+from pair import Pair, ended, submission, work
 from relay import Relay
 from ssh_machines import entry_of, pin_all, write_machines
 from sshd import Sshd
 
 from compute_router.adopting import MOST, records_of
+from compute_router.backend import State
 from compute_router.receipt import verify
 from compute_router.router import Router
 
@@ -284,6 +286,23 @@ def test_many_offers_do_not_keep_the_rest_from_being_left(two: Two) -> None:
     assert left["workload"]["name"] == "work"
     two.stop.touch()
     assert two.a("wait", run_id).returncode == 0
+
+
+def test_a_run_on_several_machines_is_found_whole(home: Path, folder: Path, tmp_path: Path) -> None:
+    first = Pair(home)
+    handle = first.submit(submission(first, work(folder, "print(1)"), records=b'{"run": {"name": "it"}}\n'))
+    for name in ("second", "third"):
+        (tmp_path / name / "machine").mkdir(parents=True)
+    second = Pair(tmp_path / "second", *reversed(first.given))
+    kept = second.kept(handle.run_id)
+    assert kept is not None
+    assert kept.handle == handle, "with its machines in their order"
+    assert ended(second, kept.handle).state is State.SUCCEEDED
+    assert {run.run_id for run in second.there()} == {handle.run_id}
+    lone = Pair(tmp_path / "third", first.given[0])
+    alone = lone.kept(handle.run_id)
+    assert alone is not None
+    assert alone.handle.data["machines"] == ["h1"], "who knows one of them alone sees that one"
 
 
 @pytest.fixture
