@@ -119,7 +119,7 @@ def test_a_held_start_has_its_lease_and_runs_nothing_until_it_is_let_go(group: G
 
 
 def test_a_hold_that_nobody_lets_go_ends_with_nothing_run_and_its_lease_free(group: Group) -> None:
-    group.commit("echo no", "echo no", more={"leases": ["box"]}, hold_us=300_000)
+    group.commit("echo no", "echo no", more={"leases": ["box"]}, hold_us=3_000_000)
     group.hold()
     until = time.monotonic() + 20
     while (found := group.links[0].status(group.run))["state"] != "committed":
@@ -137,7 +137,7 @@ def test_a_hold_that_nobody_lets_go_ends_with_nothing_run_and_its_lease_free(gro
 
 
 def test_after_a_hold_that_is_over_the_same_start_is_held_anew_and_runs_once(group: Group) -> None:
-    group.commit("echo 1", "echo 2", hold_us=300_000)
+    group.commit("echo 1", "echo 2", hold_us=3_000_000)
     group.hold()
     for rank in (0, 1):
         group.places[rank].until(group.links[rank], group.run, {"committed"})

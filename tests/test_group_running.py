@@ -242,7 +242,7 @@ def test_a_run_let_go_in_part_that_nobody_asks_for_again_is_ended(
     pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is gone between the two: the other machine's hold ends, and node 0 is not left alone."""
-    monkeypatch.setattr(holding, "HOLD_US", 3_000_000)
+    monkeypatch.setattr(holding, "HOLD_US", 6_000_000)
     monkeypatch.setattr(holding.Starting, "_go_one", lambda *_: None)
     handle = pair.submit(submission(pair, work(folder, "import time; time.sleep(200)")))
     status = ended(pair, handle, within=90)
