@@ -138,8 +138,12 @@ def test_a_killed_rank_is_named_in_terminal_status_and_receipt(
     assert verify(home / "runs" / run_id / "receipt.json") == []
 
 
-def test_a_group_that_is_too_small_says_so(fleet: Fleet, route: Route, folder: Path) -> None:
+def test_auto_chooses_a_group_that_is_large_enough_and_one_that_is_not_says_so(
+    fleet: Fleet, route: Route, folder: Path
+) -> None:
     write(folder, "well", 6)
+    chosen = route("plan", "train.py", "--json")
+    assert json.loads(chosen.stdout)["data"]["decision"]["ranked"][0]["offer_id"] == "rack:h200:2:2-nodes"
     text = (folder / "train.py").read_text().replace("# nodes = 2", "# nodes = 3")
     (folder / "train.py").write_text(text)
     refused = route("run", "train.py", "--backend", "ssh")
