@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compute_router.cli.words import duration, size
 
@@ -100,15 +100,16 @@ class Transfers:
             if len(self._under_way) == 1:
                 self._out.calm()
             return
-        if self._bars is None:
+        bars = self._bars
+        if bars is None:
             self._out.calm()
-            self._bars = _made()
-            self._bars.start()
+            bars = self._bars = _made()
+            bars.start()
             self._out.showing(self)
         if one.bar is None:
             doing, where = DOING.get(step.what, (step.what, "at"))
-            one.bar = self._bars.add_task(f"{doing} {where} {step.place}", total=step.total)
-        self._bars.update(one.bar, completed=step.done)
+            one.bar = bars.add_task(f"{doing} {where} {step.place}", total=step.total)
+        bars.update(one.bar, completed=step.done)
 
     def _sum_up(self, step: Step, one: _One) -> None:
         spent = time.monotonic() - one.began
@@ -126,7 +127,7 @@ class Transfers:
         self._out.stage(done, f"{size(moved)} {where} {step.place} in {rate}{before}")
 
 
-def _made() -> Any:
+def _made() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
