@@ -70,9 +70,12 @@ def test_a_machine_that_is_well_says_so_in_eight_lines(tmp_path: Path) -> None:
 def test_a_quick_look_opens_and_greets(tmp_path: Path) -> None:
     [only] = check(Behind(tmp_path / "root"), CPU, quick=True)
     assert (only.name, only.ok) == ("reachable", True)
+    assert only.seen.startswith("new here"), "no supervisor is sent for a glance"
+    check(Behind(tmp_path / "root"), CPU)
+    [only] = check(Behind(tmp_path / "root"), CPU, quick=True)
     assert only.seen.startswith("Python 3.")
     machine = Behind(tmp_path)
-    machine.root = "/proc/no"
+    machine.root = "no/where"
     [only] = check(machine, CPU, quick=True)
     assert (only.name, only.ok) == ("root", False)
 

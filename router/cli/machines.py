@@ -15,7 +15,7 @@ __all__ = ["machine"]
 
 @click.group(cls=VerbGroup, subcommand_metavar="VERB [ARGS]...")
 def machine() -> None:
-    """Add, list, check and remove machines that are reached by SSH.
+    """Add, list, check and remove machines reached by SSH.
 
     They stand as [machines.NAME] in your config.toml, or in a project's route.toml.
     """

@@ -34,9 +34,10 @@ Sink = Callable[[int, bytes], None]
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.pass_obj
 def shell(cli: Cli, id: str, command: tuple[str, ...]) -> int:
-    """Open a shell where a run is: on its machine, in its folder, with its ROUTE_* variables.
+    """Open a shell where a run is, or run a command there.
 
-    With `-- COMMAND` that runs instead; where stdin is no terminal it gets none either. The run's
+    It stands on the run's machine, in its folder, with its ROUTE_* variables. With `-- COMMAND` that
+    runs instead; where stdin is no terminal it gets none either. The run's
     secrets are not there, and nothing done there is measured. Ends with the shell's exit code; `~.`
     at the beginning of a line lets go of one that hangs.
     """
