@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -105,12 +106,19 @@ class Sshd:
             return False
 
     def sessions(self) -> list[int]:
-        """The pids of the processes that serve connections now."""
+        """The pids of the processes that serve connections now; not of the commands that they run."""
         import psutil
 
         if self.process is None:
             return []
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+        # For other users than root a connection is held by a child of a child.
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        found = []
+        for each in below:
+            with contextlib.suppress(psutil.Error):
+                if each.name().startswith("sshd"):
+                    found.append(each.pid)
+        return found
 
     def kill(self) -> None:
         """End it and every connection, as a crash would."""
