@@ -40,6 +40,13 @@ def machines() -> Iterator[list[Machine]]:
         machine.close()
 
 
+def pinned(entry: MachineEntry, machines: list[Machine]) -> Machine:
+    """The machine of an entry, with its key taken for right."""
+    pin_all("h1", entry)
+    machines.append(reach("h1", entry))
+    return machines[-1]
+
+
 def said(machine: Machine, *argv: str, deadline: float = 20.0) -> bytes:
     """All that a command says, to its end."""
     stream = machine.open(argv, deadline=deadline)
@@ -61,9 +68,7 @@ def test_a_command_is_run_word_by_word_and_its_end_is_told(
     tmp_path: Path, server: Sshd, machines: list[Machine], transport: str
 ) -> None:
     entry = entry_of(server, tmp_path / "root", transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     assert (machine.name, machine.root) == ("h1", str(tmp_path / "root"))
     assert said(machine, "printf", "%s|", "a b", "$HOME", "'", '"', ";echo x") == b"a b|$HOME|'|\"|;echo x|"
     stream = machine.open(("sh", "-c", "cat; exit 3"), deadline=20)
@@ -172,9 +177,7 @@ def test_a_login_that_is_refused_names_what_was_tried(
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     stranger = keygen(tmp_path / "stranger")
     entry = entry_of(server, tmp_path / "root", identity=str(stranger), transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     with pytest.raises(CredentialsError) as raised:
         machine.open(("true",), deadline=20)
     assert "stranger" in raised.value.what or "Permission denied" in raised.value.what
@@ -187,9 +190,7 @@ def test_a_key_behind_a_passphrase_says_what_to_type(
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     locked = keygen(tmp_path / "locked", phrase="open sesame")
     entry = entry_of(server, tmp_path / "root", identity=str(locked))
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     with pytest.raises(CredentialsError, match="needs a passphrase") as raised:
         machine.open(("true",), deadline=20)
     assert raised.value.mend == f"ssh-add {locked}"
@@ -220,9 +221,7 @@ def test_the_agent_opens_with_a_key_whose_file_is_locked_or_gone(
     subprocess.run(["ssh-add", "-q", str(server.identity)], check=True)
     server.identity.rename(tmp_path / "put away")
     entry = entry_of(server, tmp_path / "root", transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     assert said(machine, "echo", "in") == b"in\n"
 
 
@@ -241,9 +240,7 @@ def test_a_name_of_the_users_configuration_is_as_good_as_an_address(
     )
     configured(tmp_path / "ssh_config", f"Include {tmp_path / 'more'}\n", monkeypatch)
     entry = MachineEntry(address="gpu", root=str(tmp_path / "root"), transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     assert said(machine, "echo", "in") == b"in\n"
 
 
@@ -267,9 +264,7 @@ def test_a_chain_of_jumps_each_with_a_key_of_its_own(
         (tmp_path / "known").write_text(f"[127.0.0.1]:{chain[0].port} {' '.join(words)}\n")
         keys = scan("h1", entry)
         assert [key.known for key in keys] == ["known", "new"]
-        pin_all("h1", entry)
-        machine = reach("h1", entry)
-        machines.append(machine)
+        machine = pinned(entry, machines)
         assert said(machine, "echo", "in") == b"in\n"
         assert "Accepted" in chain[0].log
         assert "Accepted" in chain[1].log
@@ -309,9 +304,7 @@ def test_the_users_own_command_leads_there(
         monkeypatch,
     )
     entry = MachineEntry(address="gpu", identity=str(server.identity), root=str(tmp_path / "root"))
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     assert said(machine, "echo", "in") == b"in\n"
 
 
@@ -340,9 +333,7 @@ def test_all_commands_share_one_connection_until_it_is_full(
     tmp_path: Path, server: Sshd, machines: list[Machine], transport: str
 ) -> None:
     entry = entry_of(server, tmp_path / "root", transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     for _ in range(3):
         assert said(machine, "echo", "in") == b"in\n"
     assert server.log.count("Accepted publickey") == 1
@@ -361,9 +352,7 @@ def test_a_server_that_dies_breaks_what_is_open_and_is_reached_again(
     tmp_path: Path, server: Sshd, machines: list[Machine], transport: str
 ) -> None:
     entry = entry_of(server, tmp_path / "root", transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     stream = machine.open(("cat",), deadline=20)
     stream.write(b"x")
     assert stream.read(1) == b"x"
@@ -380,9 +369,7 @@ def test_a_flood_of_complaints_holds_nothing_up(
     tmp_path: Path, server: Sshd, machines: list[Machine]
 ) -> None:
     entry = entry_of(server, tmp_path / "root")
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     flood = "import os\nfor _ in range(200):\n os.write(2, b'e' * 65536); os.write(1, b'o' * 1024)\n"
     assert said(machine, "python3", "-c", flood) == b"o" * 1024 * 200
 
@@ -393,9 +380,7 @@ def test_fifty_megabytes_go_there_and_back_unchanged(
     import threading
 
     entry = entry_of(server, tmp_path / "root")
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     block = os.urandom(1 << 20)
     stream = machine.open(("cat",), deadline=20)
 
@@ -418,9 +403,7 @@ def test_the_supervisor_answers_there(
     tmp_path: Path, server: Sshd, machines: list[Machine], transport: str
 ) -> None:
     entry = entry_of(server, tmp_path / "root", transport=transport)
-    pin_all("h1", entry)
-    machine = reach("h1", entry)
-    machines.append(machine)
+    machine = pinned(entry, machines)
     sessions = Sessions(machine)
     assert sessions.ask("list").head["runs"] == []
     assert (tmp_path / "root" / "runs").is_dir()
@@ -456,9 +439,7 @@ def test_any_login_shell_will_do(
         (tmp_path / "sshd" / "authorized_keys").chmod(0o644)
         address = f"{name}@127.0.0.1:{server.port}"
         entry = MachineEntry(address=address, identity=str(server.identity), root=f"{home}/root")
-        pin_all("h1", entry)
-        machine = reach("h1", entry)
-        machines.append(machine)
+        machine = pinned(entry, machines)
         sessions = Sessions(machine)
         assert sessions.ask("list").head["runs"] == []
         sessions.close()
