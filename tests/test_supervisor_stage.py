@@ -88,6 +88,32 @@ def test_two_uploads_of_one_blob_at_once(place: Place) -> None:
     assert stored.read_bytes() == data
 
 
+@pytest.mark.parametrize("lives", [True, False], ids=["still sending", "gone"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "half"])
+def test_an_upload_sent_without_asking_needs_nothing_of_what_another_left(
+    place: Place, lives: bool, whole: bool
+) -> None:
+    """Small trees are sent along with `prepare`, from their first byte, before its answer is read."""
+    data = b"print('hello')\n" * 20
+    digest = hashlib.sha256(data).hexdigest()
+    first, link = place.link(), place.link()
+    left = shell("true", tree=spec(["x"], files={"f": data})["tree"])
+    prepare(first, left, [(digest, len(data))])
+    first.send("blob", data if whole else data[:100], sha256=digest, offset=0, last=whole and lives)
+    first.ask("status", run_ids=[])  # it has arrived
+    if not lives:
+        first.close()
+    made = shell("true", tree=left["tree"])
+    about = hashlib.sha256(canonical(made)).hexdigest()
+    link.send("prepare", run_id=made["run_id"], spec_sha256=about, blobs=[[digest, len(data)]])
+    link.send("blob", data, sha256=digest, offset=0, last=True)
+    link.send("commit", canonical(made), run_id=made["run_id"])
+    link.receive()
+    assert link.receive()[0]["ok"] is True
+    (stored,) = (place.root / "blobs").rglob(digest)
+    assert stored.read_bytes() == data
+
+
 def test_many_small_files_with_modes_and_links(place: Place) -> None:
     files = {f"pkg{i % 7}/mod{i}.py": b"x = %d\n" % i for i in range(500)}
     made = shell("ls -R | md5sum; ./run.sh; cat via; readlink deep/up", files=files)

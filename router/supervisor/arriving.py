@@ -169,6 +169,9 @@ class Arriving:
             return
         if part is None:
             part = self._new(digest)
+        if offset == 0 and part.size:
+            # Sent without asking first: what was left of it by somebody else is not needed.
+            self._begin_anew(part)
         if offset != part.size:
             raise Fault("BAD_REQUEST", "blob %s: piece at %d, expected %d" % (digest[:12], offset, part.size))
         files.write_all(part.fd, body)
