@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 
 import pytest
 
 __all__ = ["Network"]
+
+_ONCE = itertools.count()
 
 
 class Network:
@@ -17,7 +20,8 @@ class Network:
         if os.getuid() != 0:
             pytest.skip("network namespaces need root")
         number = os.getpid() % 60_000
-        self.tag = f"rt{number:x}"
+        # A namespace that was removed lets go of its cable some time later: no name is used twice.
+        self.tag = f"rt{number:x}{next(_ONCE):x}"
         self.bridge = f"{self.tag}br"
         self.names = [f"{self.tag}-{index}" for index in range(count)]
         network = f"10.{100 + number % 100}.{number // 256 % 256}"
