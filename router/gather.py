@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 def side_by_side(
     calls: Mapping[str, Callable[[], T]],
-    deadline: float,
+    deadline: float | None,
     *,
     enough: Callable[[T | BaseException], bool] = lambda answer: False,
 ) -> dict[str, T | BaseException]:
-    """Call all, each in a thread of its own; whoever is late is left out, and so is everybody who has
-    not answered by the time that one answer is `enough`.
+    """Call all, each in a thread of its own; whoever is late is left out (None = all are waited for), and
+    so is everybody who has not answered by the time that one answer is `enough`.
 
     Daemon threads, not a pool: a backend that hangs must not hold the process at its end.
     """
@@ -47,10 +47,11 @@ def side_by_side(
         told = contextvars.copy_context().run
         threading.Thread(target=told, args=(ask, name, call), name=f"ask {name}", daemon=True).start()
     got: dict[str, T | BaseException] = {}
-    end = time.monotonic() + deadline
+    end = None if deadline is None else time.monotonic() + deadline
     while len(got) < len(calls):
         try:
-            name, answer = answers.get(timeout=max(0.0, end - time.monotonic()))
+            left = None if end is None else max(0.0, end - time.monotonic())
+            name, answer = answers.get(timeout=left)
         except queue.Empty:
             break
         got[name] = answer

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import functools
 import hashlib
 import json
-import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compute_router.backend import Handle, State, Status, Submission
 from compute_router.errors import Broken, CredentialsError, RouteError, SubmitUnknown, Unavailable
+from compute_router.gather import side_by_side
 from compute_router.machines.contract import Machine
 from compute_router.machines.others import keep
 from compute_router.machines.refusing import Resend
@@ -109,18 +107,7 @@ class Starting:
     def each(self, calls: Mapping[str, Callable[[], T]]) -> list[T]:
         """Call all side by side and wait for all; their results in order, or the first refusal in order.
         What may have started something is told before anything else."""
-        answers: queue.SimpleQueue[tuple[str, T | BaseException]] = queue.SimpleQueue()
-
-        def one(name: str, call: Callable[[], T]) -> None:
-            try:
-                answers.put((name, call()))
-            except BaseException as e:
-                answers.put((name, e))
-
-        for name, call in calls.items():
-            told = contextvars.copy_context().run
-            threading.Thread(target=told, args=(one, name, call), name=f"start {name}", daemon=True).start()
-        got = dict(answers.get() for _ in calls)
+        got = side_by_side(calls, None)
         failed = [got[name] for name in calls if isinstance(got[name], BaseException)]
         for e in sorted(failed, key=lambda e: not isinstance(e, SubmitUnknown)):
             raise e  # type: ignore[misc]
