@@ -123,14 +123,18 @@ class Arriving:
             except OSError:
                 continue
             if fd >= 0:
-                if os.fstat(fd).st_nlink:
+                # One that has become a blob since it was opened must never be written to.
+                if files.still(path, fd):
                     self.parts[digest] = Part(path, fd)
                     return self.parts[digest]
                 os.close(fd)
                 continue
-            part = self._new(digest)
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
+                source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue  # it was made live, or given up, just now
+            try:
+                part = self._new(digest)
                 files.copy(source, part.fd)
             finally:
                 os.close(source)
@@ -206,16 +210,20 @@ class Arriving:
             pass
 
     def _new(self, digest: str) -> Part:
+        """A part of our own: `<digest>.part`, or one named for this connection where another has that.
+
+        Whoever tidies may hold the lock of ours for an instant, so it is tried more than once."""
         path = os.path.join(self.folder, digest + ".part")
-        for name in (path, os.path.join(self.folder, "%s.%s.part" % (digest, self.nonce))):
+        ours = os.path.join(self.folder, "%s.%s.part" % (digest, self.nonce))
+        for name in (path, ours, ours, path, ours):
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_APPEND, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(fd)
                 continue
-            # Renamed away by the one who had it before us: this is no longer that file.
-            if os.fstat(fd).st_nlink == 0:
+            # Renamed by the one who had it before us: this is now a live blob, and no longer that part.
+            if not files.still(name, fd):
                 os.close(fd)
                 continue
             os.ftruncate(fd, 0)
@@ -284,7 +292,8 @@ def _forget(paths: List[str]) -> None:
         try:
             fd = files.lock(path, create=False)
             if fd >= 0:
-                os.unlink(path)
+                if files.still(path, fd):
+                    os.unlink(path)
                 os.close(fd)
         except OSError:
             continue

@@ -181,6 +181,16 @@ def lock(path: str, *, shared: bool = False, create: bool = True, patience: floa
         pause = min(pause * 1.1, 0.02)
 
 
+def still(path: str, fd: int) -> bool:
+    """Whether `path` still names the file that is open as `fd`. A file that was renamed or removed after it
+    was opened, and before its lock was taken, is no longer the one that was meant."""
+    try:
+        named, opened = os.stat(path, follow_symlinks=False), os.fstat(fd)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
 def held(path: str) -> bool:
     """Whether somebody holds the lock of `path`; False if there is no such file."""
     try:

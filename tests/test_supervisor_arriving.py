@@ -1,0 +1,129 @@
+"""Proves that two connections which bring the same file at the same moment spoil nothing of each other's."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute_router.supervisor.arriving import Arriving, blob_path
+
+DATA = b"weights" * 40_000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+HEAD = {"sha256": DIGEST, "offset": 0}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    for name in ("stage", "blobs"):
+        (tmp_path / name).mkdir()
+    return str(tmp_path)
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let something happen just before this process calls `module.name` for the next time."""
+
+    def once(module: Any, name: str, act: Callable[[], object]) -> None:
+        real = getattr(module, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            monkeypatch.setattr(module, name, real)
+            act()
+            return real(*args, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    return once
+
+
+def want(arriving: Arriving) -> list[list[Any]]:
+    return arriving.want({"blobs": [[DIGEST, len(DATA)]]})
+
+
+def live(root: str) -> bytes:
+    return Path(blob_path(root, DIGEST)).read_bytes()
+
+
+def test_a_part_that_became_live_after_it_was_opened_is_not_written_to(
+    root: str, before: Callable[..., None]
+) -> None:
+    first, second = Arriving(root, "1" * 32), Arriving(root, "2" * 32)
+    first.blob({**HEAD, "last": True}, DATA)
+    before(fcntl, "flock", first.settle)
+    second.blob({**HEAD, "last": False}, DATA[:1000])
+    assert live(root) == DATA, "it was open as a part and has been a blob since"
+    second.blob({"sha256": DIGEST, "offset": 1000, "last": True}, DATA[1000:])
+    second.settle()
+    assert live(root) == DATA
+    assert os.listdir(os.path.join(root, "stage")) == []
+
+
+def test_a_part_that_became_live_is_not_gone_on_with(root: str, before: Callable[..., None]) -> None:
+    first, second = Arriving(root, "1" * 32), Arriving(root, "2" * 32)
+    first.blob({**HEAD, "last": True}, DATA)
+    before(fcntl, "flock", first.settle)
+    assert want(second) == [[DIGEST, 0]], "it looked before it was there, and begins a part of its own"
+    second.blob({**HEAD, "last": True}, DATA)
+    second.settle()
+    assert live(root) == DATA
+
+
+def test_a_part_that_is_gone_when_it_would_be_copied_is_no_failure(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Arriving(root, "1" * 32), Arriving(root, "2" * 32)
+    first.blob({**HEAD, "last": True}, DATA)
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        try:
+            real(fd, how)
+        except OSError:
+            first.settle()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert want(second) == [[DIGEST, 0]]
+    assert live(root) == DATA
+
+
+def test_many_connections_bring_the_same_file(root: str) -> None:
+    """Whoever settles has it live; every other one, too, and nothing stays behind."""
+    failures: list[BaseException] = []
+    start = threading.Barrier(8)
+
+    def bring(n: int) -> None:
+        try:
+            for turn in range(40):
+                start.wait()
+                arriving = Arriving(root, f"{n:016x}{turn:016x}")
+                asked = want(arriving) if (n + turn) % 2 else [[DIGEST, 0]]
+                for _, offset in asked:
+                    for at in range(offset, len(DATA) + 1, 100_000):
+                        last = at + 100_000 >= len(DATA)
+                        piece = {"sha256": DIGEST, "offset": at, "last": last}
+                        arriving.blob(piece, DATA[at : at + 100_000])
+                arriving.settle()
+                assert live(root) == DATA
+                arriving.close()
+                if start.wait() == 0:
+                    assert os.listdir(os.path.join(root, "stage")) == []
+                    os.unlink(blob_path(root, DIGEST))
+                start.wait()
+        except BaseException as e:
+            failures.append(e)
+            start.abort()
+
+    threads = [threading.Thread(target=bring, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [e for e in failures if not isinstance(e, threading.BrokenBarrierError)] == []
