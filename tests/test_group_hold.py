@@ -311,8 +311,9 @@ def test_one_that_ends_well_ends_nobody_and_later_failures_are_still_told(tmp_pa
 def test_a_machine_that_is_gone_ends_the_others(group: Group) -> None:
     group.start("sleep 100", "sleep 100", lost_us=6_000_000)
     joined(group, [1])
-    for name in ("started.json", "watch.lock", "link.json", "exec.json"):
-        facts = json.loads((group.places[1].attempt(group.run) / name).read_bytes())
+    names = ("started.json", "watch.lock", "link.json", "exec.json")
+    noted = [json.loads((group.places[1].attempt(group.run) / name).read_bytes()) for name in names]
+    for facts in noted:
         os.kill((facts.get("waiter") or facts)["pid"], signal.SIGKILL)
     found = group.end(0)
     assert (found["reason"], found["state"]) == ("group", "failed")

@@ -20,7 +20,7 @@ from reserved import Fleet, ended, offered, submission
 
 from compute_router.backend import Backend, Handle, State
 from compute_router.backends.ssh import SSHBackend, SSHSettings
-from compute_router.errors import Unavailable
+from compute_router.errors import SubmitUnknown, Unavailable
 from compute_router.machines.contract import Machine
 from compute_router.machines.entry import MachineEntry
 from compute_router.machines.local import LocalMachine, LocalStream, open_command
@@ -118,7 +118,7 @@ def test_of_many_clients_one_has_the_gpu(fleet: Fleet, tmp_path: Path, folder: P
         for _ in range(5):
             try:
                 began.append((client, client.submit(made)))
-            except Unavailable as e:
+            except (Unavailable, SubmitUnknown) as e:
                 refused.append(e)
             except Exception as e:
                 failures.append(e)

@@ -419,8 +419,8 @@ def shells() -> list[str]:
 def test_any_login_shell_will_do(
     tmp_path: Path, machines: list[Machine], shell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "route-" + Path(shell).name
-    home = Path("/tmp") / f"{name}-{os.getpid()}"
+    name = f"route-{Path(shell).name}-{os.getpid()}"
+    home = Path("/tmp") / name
     subprocess.run(
         ["useradd", "-m", "-d", str(home), "-s", shell, "-p", "*", name], check=True, capture_output=True
     )
