@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compute_router.beyond import Beyond, Kept, Shell, There
+from compute_router.beyond import Beyond, Kept, Node, Shell, There
 from compute_router.errors import Unavailable
 from compute_router.records import Record
 from compute_router.workload import Framework, Role, Workload
@@ -34,6 +34,7 @@ __all__ = [
     "HealthCheck",
     "Kept",
     "NoOffer",
+    "Node",
     "Offer",
     "Power",
     "Quote",
@@ -272,7 +273,7 @@ class Status(Record, frozen=True, kw_only=True):
     For `unknown`, `last` is the last state seen and `since_us` when (epoch microseconds).
     `reason` is a stable slug (`never_executed`, `rebooted`, `waiter_died`, `oom_host`, ...),
     `detail` a sentence. Exactly one of `exit_code` and `signal` is set once the work has ended
-    by itself.
+    by itself. `nodes`, in rank order, are the machines of a run on several, None of any other.
     """
 
     state: State
@@ -286,6 +287,7 @@ class Status(Record, frozen=True, kw_only=True):
     started_us: int | None = None
     ended_us: int | None = None
     position: int | None = None
+    nodes: tuple[Node, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,30 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compute_router.errors import Rejected
+from compute_router.errors import InputError, Rejected
+from compute_router.records import Record
 
 if TYPE_CHECKING:
     from compute_router.backend import Cost, Handle, Offer, Quote
     from compute_router.workload import Workload
 
-__all__ = ["Beyond", "Kept", "Shell", "There"]
+__all__ = ["Beyond", "Kept", "Node", "Shell", "There"]
+
+
+class Node(Record, frozen=True, kw_only=True):
+    """One machine of a run on several, as it was last seen. `state` and `last` are values of `State`,
+    `since_us` and `position` as in `Status`; `devices` are the ids of those that it has leased there,
+    empty before that and of work that needs none."""
+
+    rank: int
+    name: str
+    state: str
+    reason: str = ""
+    detail: str = ""
+    last: str | None = None
+    since_us: int | None = None
+    position: int | None = None
+    devices: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +123,17 @@ class Beyond:
         Raises `Unavailable` only if no place could be asked at all. This default knows of none.
         """
         return ()
+
+    def node(self, handle: Handle, rank: int) -> Handle:
+        """The handle of the part that node `rank` has in a run on several machines: `status`, `logs`,
+        `attached` and `shell` take it as they take the run's own. No I/O.
+
+        Raises `InputError` if the run has no such node. This default knows runs at one place: their
+        node 0 is the run itself.
+        """
+        if rank:
+            raise InputError(f"run {handle.run_id} has no node {rank}: it is on one", mend="leave out --node")
+        return handle
 
     def shell(
         self, handle: Handle, argv: Sequence[str] = (), *, size: tuple[int, int] | None = None

@@ -103,7 +103,7 @@ def test_a_held_start_has_its_lease_and_runs_nothing_until_it_is_let_go(group: G
     group.commit("echo one; exit 0", "echo two; exit 0", more={"leases": ["box"]})
     group.hold()
     found = group.links[0].status(group.run)
-    assert found["group"] == {"nodes": 2, "node_rank": 0}
+    assert found["group"] == {"nodes": 2, "node_rank": 0, "devices": []}
     assert not group.executed(0)
     assert not group.executed(1)
     other = shell("true", leases=["box"])

@@ -15,12 +15,13 @@ import msgspec
 import pytest
 
 from compute_router.backend import CacheState, NoOffer, Offer, Power, Quote, RoleState, State, Status
+from compute_router.cli.nodes import lines
 from compute_router.machines.entry import MachineEntry
 from compute_router.machines.grouping import group_offers, meeting
 from compute_router.machines.together import Member, together
 from compute_router.receipt.across import Node, broken, observe_all, rows
 from compute_router.receipt.facts import at_path
-from compute_router.records import digest
+from compute_router.records import digest, plain
 from compute_router.supervisor import failing
 from compute_router.supervisor.runs import Attempt, Run
 from compute_router.testing.fakes import offer, work
@@ -70,6 +71,23 @@ def test_the_state_of_a_run_by_those_of_its_machines(
 ) -> None:
     found = of(*statuses)
     assert (found.state, found.reason, found.detail) == (state, reason, detail)
+
+
+def test_each_machine_is_told_of_beside_the_run() -> None:
+    members = [
+        Member(name="h1", status=RUNNING, devices=("GPU-a", "GPU-b")),
+        Member(name="h2", status=UNSEEN),
+    ]
+    nodes = together(members).nodes
+    assert nodes is not None
+    assert [(n.rank, n.name, n.state, n.devices) for n in nodes] == [
+        (0, "h1", "running", ("GPU-a", "GPU-b")),
+        (1, "h2", "unknown", ()),
+    ]
+    assert (nodes[1].last, nodes[1].since_us, nodes[1].detail) == ("running", 7, "no route to it")
+    assert lines(plain(together(members)))[0] == ("node 0", "h1: running, 2 GPUs")
+    assert "no route to it" in lines(plain(together(members)))[1][1]
+    assert lines(plain(RUNNING)) == []
 
 
 def test_a_run_that_was_executed_anywhere_gets_no_other_attempt() -> None:

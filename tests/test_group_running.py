@@ -20,7 +20,7 @@ from boards import element, printed, tool, topology
 from pair import TORCH, Own, Pair, attempt, ended, executed, submission, swept, work
 
 from compute_router.backend import Handle, State, Status
-from compute_router.errors import CredentialsError, Rejected, Unavailable
+from compute_router.errors import CredentialsError, InputError, Rejected, Unavailable
 from compute_router.machines import holding
 from compute_router.machines.contract import Machine, Stream
 from compute_router.machines.local import LocalMachine
@@ -62,6 +62,20 @@ def test_from_submit_to_cleanup_on_two_machines(pair: Pair, folder: Path, tmp_pa
     assert [(into / name).read_text() for name in ("outputs/o", "nodes/1-h2/outputs/o")] == ["0", "1"]
     pair.cleanup(handle)
     assert pair.status(handle).state is State.SUCCEEDED
+
+
+def test_every_node_has_a_log_of_its_own(pair: Pair, folder: Path) -> None:
+    handle = pair.submit(submission(pair, work(folder, SAY)))
+    for rank in (0, 1):
+        items = list(pair.attached(pair.node(handle, rank)))
+        assert b"".join(item for item in items if isinstance(item, bytes)) == b"%d 2 127.0.0.1\n" % rank
+        assert isinstance(items[-1], Status)
+        assert items[-1].nodes is None
+    with pytest.raises(InputError, match="no node 2"):
+        pair.node(handle, 2)
+    nodes = ended(pair, handle).nodes
+    assert nodes is not None
+    assert [(node.name, node.state) for node in nodes] == [("h1", "succeeded"), ("h2", "succeeded")]
 
 
 def test_the_same_submission_again_is_the_same_run(pair: Pair, folder: Path) -> None:

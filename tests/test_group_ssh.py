@@ -125,6 +125,7 @@ def test_a_killed_rank_is_named_in_terminal_status_and_receipt(
         lines = log.read_text().splitlines() if log.exists() else []
         pid = next((int(line.split()[-1]) for line in lines if line.startswith("rank 3 of 4 is ")), 0)
         time.sleep(0.1)
+    _every_node_is_seen_by_itself(route, run_id)
     os.kill(pid, signal.SIGKILL)
     done = route("wait", run_id, timeout=120)
     said = "rank 3 on h2 failed first: signal 9"
@@ -136,6 +137,34 @@ def test_a_killed_rank_is_named_in_terminal_status_and_receipt(
     assert found["context"]["outcome"]["detail"]["v"] == said
     assert found["context"]["outcome"]["state"]["v"] == State.FAILED.value
     assert verify(home / "runs" / run_id / "receipt.json") == []
+    # What was seen last of each machine stays with the run, and so does each log.
+    over = json.loads(route("status", run_id, "--json").stdout)["data"]["nodes"]
+    assert [(n["name"], n["state"]) for n in over] == [("h1", "failed"), ("h2", "failed")]
+    logs = [route("logs", run_id, "--node", str(rank)).stdout for rank in (0, 1)]
+    assert ["rank 3 of 4" in log for log in logs] == [False, True]
+
+
+def _every_node_is_seen_by_itself(route: Route, run_id: str) -> None:
+    """While it runs: a line for each machine, and the log of each and a shell on each by its number."""
+    told = json.loads(route("status", run_id, "--json").stdout)["data"]["nodes"]
+    assert [(n["rank"], n["name"], n["state"], len(n["devices"])) for n in told] == [
+        (0, "h1", "running", 2),
+        (1, "h2", "running", 2),
+    ]
+    text = route("status", run_id).stdout
+    assert "h1: running, 2 GPUs" in text
+    assert "h2: running, 2 GPUs" in text
+    assert "rank 3 of 4" in route("logs", run_id, "--node", "1").stdout
+    for told_of in (route("logs", run_id), route("logs", run_id, "--node", "0")):
+        assert "rank 0 of 4" in told_of.stdout
+        assert "rank 3 of 4" not in told_of.stdout
+    say = ("--", "sh", "-c", "echo on $ROUTE_NODE_RANK")
+    assert route("shell", run_id, *say).stdout == "on 0\n"
+    assert route("shell", run_id, "--node", "1", *say).stdout == "on 1\n"
+    none = route("logs", run_id, "--node", "2")
+    assert none.returncode == 64
+    assert "has no node 2" in none.stderr
+    assert "1 (h2)" in none.stderr
 
 
 def test_auto_chooses_a_group_that_is_large_enough_and_one_that_is_not_says_so(

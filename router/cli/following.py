@@ -12,6 +12,7 @@ from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
 from compute_router.cli.codes import exit_code, told
 from compute_router.cli.logtext import LogText
+from compute_router.cli.nodes import log_of, node_option, part_of
 from compute_router.cli.options import RUN
 from compute_router.cli.output import problem
 from compute_router.errors import Refused, RouteError
@@ -32,9 +33,12 @@ PIECE = 1 << 16
     "--tail", "-n", type=click.IntRange(min=0), metavar="N", help="Only the last N lines, then go on."
 )
 @click.option("--raw", is_flag=True, help="Leave escape sequences as they are.")
+@node_option
 @click.pass_obj
-def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool) -> int:
+def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool, node: int | None) -> int:
     """Print a run's log (default: the newest run's).
+
+    Of a run on several machines that is the log of node 0; --node takes another's.
 
     On a terminal escape sequences are shown as text, so that a log cannot take it over.
     """
@@ -42,17 +46,18 @@ def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool) -> int:
     log = LogText(cli.out, raw=raw)
     offset = 0
     if tail is not None:
-        kept, offset = _last(_pieces(cli, run, 0, follow=False), tail)
+        kept, offset = _last(_pieces(cli, run, 0, follow=False, node=node), tail)
         for piece in kept:
             log.write(piece)
     try:
-        for piece in _pieces(cli, run, offset, follow=follow, log=log):
+        for piece in _pieces(cli, run, offset, follow=follow, log=log, node=node):
             log.write(piece)
             offset += len(piece)
     except KeyboardInterrupt:
         log.close()
+        more = "" if node is None else f" --node {node}"
         cli.out.failed(
-            "INTERRUPTED", f"stopped reading; run {run.id} goes on", mend=f"route logs -f {run.id}"
+            "INTERRUPTED", f"stopped reading; run {run.id} goes on", mend=f"route logs -f {run.id}{more}"
         )
         return 130
     log.close()
@@ -61,11 +66,10 @@ def logs(cli: Cli, id: str, follow: bool, tail: int | None, raw: bool) -> int:
 
 
 def _pieces(
-    cli: Cli, run: RunFolder, offset: int, *, follow: bool, log: LogText | None = None
+    cli: Cli, run: RunFolder, offset: int, *, follow: bool, log: LogText | None = None, node: int | None
 ) -> Iterator[bytes]:
     """The log from `offset` on: the collected one if it is here, else from the run's place."""
-    kept = run.path / "log"
-    if kept.is_file():
+    if (kept := log_of(run.path, node)) is not None:
         with kept.open("rb") as file:
             file.seek(offset)
             while piece := file.read(PIECE):
@@ -78,9 +82,10 @@ def _pieces(
     handle = run.read("handle", Handle)
     if handle is None:
         raise Refused(f"run {run.id} was never started, so it has no log", mend=f"route status {run.id}")
-    found, backend = handle, cli.router.backend(handle.backend, run.read("workload", Workload))
+    backend = cli.router.backend(handle.backend, run.read("workload", Workload))
+    found = part_of(backend, handle, node)
     if follow and log is not None:
-        yield from _attached(cli, run, backend, found, offset, log)
+        yield from _attached(cli, run, backend, found, offset, log, whole=found == handle)
         return
     stream = guarded(handle.backend, lambda: iter(backend.logs(found, offset, follow)))
     while (more := guarded(found.backend, lambda: next(stream, None))) is not None:
@@ -88,9 +93,10 @@ def _pieces(
 
 
 def _attached(
-    cli: Cli, run: RunFolder, backend: Backend, handle: Handle, offset: int, log: LogText
+    cli: Cli, run: RunFolder, backend: Backend, handle: Handle, offset: int, log: LogText, *, whole: bool
 ) -> Iterator[bytes]:
     """The log as it comes; that it cannot be seen for a while, and can again, is said beside it."""
+    from compute_router.backend import State
     from compute_router.cli.attached import Stages
     from compute_router.journal import Journal
     from compute_router.starting import guarded
@@ -101,13 +107,16 @@ def _attached(
         if event.get("event") == "back" or event.get("state") == "unknown":
             stages(event)
 
-    journal = Journal(run, cli.router.registry, tell)
+    # What one machine of several tells of itself is not the state of the run.
+    journal = Journal(run, cli.router.registry, tell) if whole else None
     stream = backend.attached(handle, offset)
     while (item := guarded(handle.backend, lambda: next(stream, None))) is not None:
         if isinstance(item, bytes):
             yield item
-        else:
+        elif journal is not None:
             journal.became(item)
+        elif item.state is State.UNKNOWN:
+            cli.out.stage("unknown", f"node cannot be seen: {item.detail}")
 
 
 def _last(pieces: Iterable[bytes], lines: int) -> tuple[list[bytes], int]:

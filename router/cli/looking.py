@@ -9,6 +9,7 @@ import click
 from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
 from compute_router.cli.codes import ENDS, told
+from compute_router.cli.nodes import lines
 from compute_router.cli.options import RUN
 from compute_router.cli.words import age, clock, duration
 
@@ -50,6 +51,7 @@ def status(cli: Cli, id: str, refresh: bool) -> int:
         rows.append(("queue", f"place {seen['position']}"))
     if seen.get("since_us"):
         rows.append(("not seen", f"since {clock(seen['since_us'])} ({age(seen['since_us'])})"))
+    rows += lines(seen)
     if begun:
         rows.append(("started", f"{clock(begun)} ({age(begun)})"))
     if begun and over:

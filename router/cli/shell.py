@@ -16,6 +16,7 @@ import click
 
 from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
+from compute_router.cli.nodes import node_option, part_of
 from compute_router.cli.options import RUN
 from compute_router.cli.output import problem
 from compute_router.errors import Broken, InputError, Refused, RouteError, Unavailable
@@ -32,14 +33,16 @@ Sink = Callable[[int, bytes], None]
 @verb()
 @click.argument("id", type=RUN, metavar="ID")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@node_option
 @click.pass_obj
-def shell(cli: Cli, id: str, command: tuple[str, ...]) -> int:
+def shell(cli: Cli, id: str, command: tuple[str, ...], node: int | None) -> int:
     """Open a shell where a run is, or run a command there.
 
     It stands on the run's machine, in its folder, with its ROUTE_* variables. With `-- COMMAND` that
     runs instead; where stdin is no terminal it gets none either. The run's
-    secrets are not there, and nothing done there is measured. Ends with the shell's exit code; `~.`
-    at the beginning of a line lets go of one that hangs.
+    secrets are not there, and nothing done there is measured. Of a run on several machines it is node 0
+    unless --node says another. Ends with the shell's exit code; `~.` at the beginning of a line lets go
+    of one that hangs.
     """
     from compute_router.backend import Handle
     from compute_router.starting import guarded
@@ -52,7 +55,8 @@ def shell(cli: Cli, id: str, command: tuple[str, ...]) -> int:
     asking = sys.stdin.isatty() and not cli.out.as_json
     if not command and not asking:
         raise InputError("a shell needs a terminal", mend=f"route shell {id} -- COMMAND needs none")
-    found, backend = handle, cli.router.backend(handle.backend, run.read("workload", Workload))
+    backend = cli.router.backend(handle.backend, run.read("workload", Workload))
+    found = part_of(backend, handle, node)
     size = os.get_terminal_size(sys.stdin.fileno()) if asking else None
     cli.out.busy("opening a shell")
     opened = guarded(

@@ -205,6 +205,12 @@ class MachineBackend(Backend):
         found: Sequence[There] = there(cast("Any", self), cast("Any", self._running))
         return found
 
+    def node(self, handle: Handle, rank: int) -> Handle:
+        from compute_router.machines.grouped import Grouped
+
+        running = self._running
+        return running.node(handle, rank) if isinstance(running, Grouped) else super().node(handle, rank)
+
     def shell(
         self, handle: Handle, argv: Sequence[str] = (), *, size: tuple[int, int] | None = None
     ) -> Shell:

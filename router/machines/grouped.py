@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from compute_router.backend import Handle, State, Status, Submission
-from compute_router.errors import Broken, HandleLost, RouteError, Unavailable
+from compute_router.errors import Broken, HandleLost, InputError, RouteError, Unavailable
 from compute_router.gather import side_by_side
 from compute_router.machines.contract import Machine, MachineBackend
 from compute_router.machines.holding import FACTS, Starting, ask_twice
@@ -37,6 +37,7 @@ class Grouped(Running):
         super().__init__(backend)
         self.backend = backend
         self._members: dict[str, Running] = {}
+        self._devices: dict[tuple[str, int], tuple[str, ...]] = {}
 
     # Start
 
@@ -173,6 +174,14 @@ class Grouped(Running):
             found.append((member, self._named(handle.run_id, handle.key, handle.attempt, [machine]), machine))
         return found
 
+    def node(self, handle: Handle, rank: int) -> Handle:
+        """See `Beyond.node`."""
+        parts = self._parts(handle)
+        if not 0 <= rank < len(parts):
+            on = ", ".join(f"{number} ({m.name})" for number, (_, _, m) in enumerate(parts))
+            raise InputError(f"run {handle.run_id} has no node {rank}", mend=f"it has {on}")
+        return parts[rank][1] if len(parts) > 1 else handle
+
     def status(self, handle: Handle) -> Status:
         if not self._several(handle):
             return super().status(handle)
@@ -192,26 +201,31 @@ class Grouped(Running):
             answer = got.get(str(rank))
             if isinstance(answer, HandleLost):
                 raise answer
+            raw: Mapping[str, Any] = {}
             if isinstance(answer, tuple):
-                status, first = answer
+                status, raw = answer
             elif str(rank) not in calls:
-                status, first = known[rank], None
+                status = known[rank]
             else:
                 why = str(answer) if answer is not None else f"{machine.name} did not answer in time"
-                status, first = running._unknown(own, why), None
+                status = running._unknown(own, why)
             clock = self.sessions(machine).clock
             members.append(
-                Member(name=machine.name, status=status, first=first, offset_us=clock[1] if clock else 0)
+                Member(
+                    name=machine.name,
+                    status=status,
+                    first=raw.get("first"),
+                    devices=self._leased(handle.run_id, rank, raw),
+                    offset_us=clock[1] if clock else 0,
+                )
             )
         status = together(members)
         if status.state is not State.UNKNOWN:
             self._saw(handle.run_id, status)
         return status
 
-    def _look(
-        self, running: Running, own: Handle, machine: Machine
-    ) -> tuple[Status, Mapping[str, Any] | None]:
-        """The status of one part and the rank that failed first there. Raises `HandleLost` alone."""
+    def _look(self, running: Running, own: Handle, machine: Machine) -> tuple[Status, Mapping[str, Any]]:
+        """The status of one part, and all that was told with it. Raises `HandleLost` alone."""
         try:
             told = self.sessions(machine).ask("status", run_ids=[own.run_id]).head.get("statuses")
             raw = (told or {}).get(own.run_id)
@@ -221,13 +235,17 @@ class Grouped(Running):
         except HandleLost:
             raise
         except (RouteError, Broken) as e:
-            return running._unknown(own, str(e)), None
+            return running._unknown(own, str(e)), {}
         running._saw(own.run_id, status)
-        first = raw.get("first")
-        return status, first if isinstance(first, dict) else None
+        return status, raw
 
-    def noticed(self, handle: Handle) -> dict[str, int]:
-        return super().noticed(handle)
+    def _leased(self, run_id: str, rank: int, told: Mapping[str, Any]) -> tuple[str, ...]:
+        """Which devices a node has leased, by what it tells; by what it told last where it was not asked."""
+        group = told.get("group")
+        listed = group.get("devices") if isinstance(group, dict) else None
+        if isinstance(listed, list):
+            self._devices[run_id, rank] = tuple(map(str, listed))
+        return self._devices.get((run_id, rank), ())
 
     # Follow
 

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compute_router.backend import State, Status
+import msgspec
+
+from compute_router.backend import Node, State, Status
 
 __all__ = ["Member", "together"]
 
@@ -21,6 +23,7 @@ class Member:
     name: str
     status: Status
     first: Mapping[str, Any] | None = None
+    devices: tuple[str, ...] = ()
     offset_us: int = 0
 
     @property
@@ -55,6 +58,26 @@ def together(members: Sequence[Member]) -> Status:
     Failed first is, in this order: who was not ended by the group itself; whose first rank did not only
     lose a peer; who has the earliest time, each by its own clock put right.
     """
+    nodes = tuple(_node(rank, member) for rank, member in enumerate(members))
+    return msgspec.structs.replace(_together(members), nodes=nodes)
+
+
+def _node(rank: int, member: Member) -> Node:
+    status = member.status
+    return Node(
+        rank=rank,
+        name=member.name,
+        state=status.state.value,
+        reason=status.reason,
+        detail=status.detail,
+        last=status.last.value if status.last is not None else None,
+        since_us=status.since_us,
+        position=status.position,
+        devices=member.devices,
+    )
+
+
+def _together(members: Sequence[Member]) -> Status:
     attempt = max(m.status.attempt for m in members)
     not_yet = Status(state=State.COMMITTED, attempt=attempt)
     members = [

@@ -96,6 +96,15 @@ def noted(run: Run) -> Optional[Json]:
     return (files.hint_json(path) or None) if os.path.exists(path) else None
 
 
+def devices(attempt: Attempt) -> List[str]:
+    """Those that the attempt has leased, held or started."""
+    for name in ("started.json", HELD):
+        found = files.hint_json(attempt.at(name)).get("devices")
+        if isinstance(found, list):
+            return [str(each) for each in found]
+    return []
+
+
 # Ports: node 0 gives them, when its start is held
 
 

@@ -28,7 +28,9 @@ def status(run: Run) -> Optional[Json]:
     attempt = run.newest()
     found = told("committed", 1) if attempt is None else of(attempt)
     several = group.noted(run)
-    return found if several is None else dict(found, group=several)
+    if several is None:
+        return found
+    return dict(found, group=dict(several, devices=group.devices(attempt) if attempt else []))
 
 
 def told(state: str, attempt: int, **more: Any) -> Json:
