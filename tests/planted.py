@@ -12,7 +12,8 @@ from typing import Any
 from compute_router.backend import Hardware, Offer, Quote, StartClass, State, Status, Surface
 from compute_router.compare.comparing import compare
 from compute_router.compare.gathering import Gathered, gather
-from compute_router.compare.loading import Loaded, load
+from compute_router.compare.loaded import Loaded
+from compute_router.compare.loading import load
 from compute_router.compare.outcome import Comparison
 from compute_router.receipt import build
 from compute_router.receipt.facts import put

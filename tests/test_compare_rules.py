@@ -17,7 +17,8 @@ from compute_router.backend import State
 from compute_router.compare import refusals
 from compute_router.compare.comparing import compare
 from compute_router.compare.gathering import Gathered, Group, gather
-from compute_router.compare.loading import Loaded, Unread, load
+from compute_router.compare.loaded import Loaded
+from compute_router.compare.loading import Unread, load
 from compute_router.compare.outcome import Comparison, Contrast, Result, Role, Standing, Verdict
 from compute_router.compare.varying import ALIASES, FOLLOWERS, paths_of
 from compute_router.errors import InputError

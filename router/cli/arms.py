@@ -15,7 +15,8 @@ from compute_router.cli.words import short_id
 from compute_router.errors import InputError, NotFound
 
 if TYPE_CHECKING:
-    from compute_router.compare.loading import Loaded, Unread
+    from compute_router.compare.loaded import Loaded
+    from compute_router.compare.loading import Unread
     from compute_router.compare.outcome import Comparison, Waiver
 
 __all__ = ["AGAINST", "answer", "comparison_options", "receipts_of"]
@@ -67,7 +68,7 @@ def answer(
     """Read the receipts that were named and compare them; a waiver that was used is written down."""
     from compute_router.compare import compare, gather
     from compute_router.compare.gathering import Gathered, Group, study_of
-    from compute_router.compare.loading import Loaded
+    from compute_router.compare.loaded import Loaded
 
     waivers = _waivers(allow, because)
     if allowed_signers is not None and not os.path.isfile(allowed_signers):

@@ -16,32 +16,32 @@ __all__ = ["cannot", "order", "point", "sentence", "study"]
 
 def point(run: Run) -> Point:
     """One run as it is shown."""
-    one = run.loaded
-    sku, count = one.value("hw.observed.sku"), one.value("hw.observed.count")
+    one, seen = run.loaded, run.loaded.seen
+    sku, count = seen["hw.observed.sku"], seen["hw.observed.count"]
     return Point(
         ref=one.ref,
         receipt_id=one.receipt_id,
         run_id=one.run_id,
         attempt=one.attempt,
         arm=run.arm,
-        state=one.value("outcome.state") or "unobserved",
+        state=seen["outcome.state"] or "unobserved",
         evidence=one.evidence,
         counted=run.counted,
         why=run.why,
         kind=one.kind,
         purpose=one.purpose,
-        name=one.value("workload.name") or "",
-        started_us=one.value("outcome.started_us"),
-        ended_us=one.value("outcome.ended_us"),
-        index=one.value("study.index"),
-        block=one.value("study.block"),
-        startup=one.value("startup.class") or "unobserved",
-        surface=one.value("surface") or "",
-        backend=one.value("backend") or "",
+        name=seen["workload.name"] or "",
+        started_us=seen["outcome.started_us"],
+        ended_us=seen["outcome.ended_us"],
+        index=seen["study.index"],
+        block=seen["study.block"],
+        startup=seen["startup.class"] or "unobserved",
+        surface=seen["surface"] or "",
+        backend=seen["backend"] or "",
         hardware=f"{count} x {sku}" if count and sku else sku or "",
-        storage=_storage(one.value("storage")),
-        cache=_cache(one.value("cache")),
-        caveats=tuple(one.value("caveats") or ()),
+        storage=_storage(seen["storage"]),
+        cache=_cache(seen["cache"]),
+        caveats=tuple(seen["caveats"] or ()),
         figures={name: figure.value for name, figure in run.figures.items()},
         timing=timing(one),
     )
@@ -64,9 +64,8 @@ def study(runs: Sequence[Run]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for run in runs:
         for name in ("id", "sha256", "n_planned", "order_seed"):
-            told = run.loaded.value(f"study.{name}")
-            if told is not None:
-                found.setdefault(name, str(told))
+            if name not in found and (told := run.loaded.value(f"study.{name}")) is not None:
+                found[name] = str(told)
     return found if "sha256" in found else {}
 
 

@@ -19,7 +19,7 @@ from compute_router.compare.choosing import (
     pairing_notes,
 )
 from compute_router.compare.gathering import Gathered, Group, place
-from compute_router.compare.loading import Loaded
+from compute_router.compare.loaded import Loaded
 from compute_router.compare.matching import match
 from compute_router.compare.outcome import (
     Comparison,

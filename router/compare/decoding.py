@@ -9,10 +9,21 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from compute_router.receipt.facts import MAX_INT, MOST_TEXT, missing
+from compute_router.receipt.facts import MAX_INT, MOST_TEXT
 from compute_router.receipt.schema import BY_PATH, ENUMS, ITEMS, TABLE
 
-__all__ = ["FACTS", "NOBODY", "SKIPPED", "Comparability", "Fact", "Head", "Reason", "codec"]
+__all__ = [
+    "NOBODY",
+    "SEEN",
+    "SKIPPED",
+    "Comparability",
+    "Fact",
+    "Head",
+    "Reason",
+    "attribute",
+    "codec",
+    "skipped",
+]
 
 
 class Fact(msgspec.Struct, gc=False):
@@ -23,23 +34,30 @@ class Fact(msgspec.Struct, gc=False):
     v: Any = None
     why: str | msgspec.UnsetType = msgspec.UNSET
 
-    @property
-    def missing(self) -> str:
-        """`unobserved` or `not_applicable` of a fact without a value, else nothing."""
-        if self.v is not None:
-            return ""
-        return missing({"v": None, "why": self.why if isinstance(self.why, str) else ""})
-
 
 NOBODY = Fact(why="unobserved")
-FACTS: set[type] = {Fact}
-"""The types of facts, one for each field that is read."""
-_UNREAD = """
-artifacts lifecycle nodes plugins redactions decision offer client frontier checks.own promotion.criteria
-steady.step_us started_by.ids workload.digest outcome.log_tail_sha256 outcome.detail code.message code.branch
+_SORTED = msgspec.json.Encoder(order="sorted")
+_SEEN = """
+study.id study.sha256 study.index study.n_planned study.arm study.arms study.block study.order_seed
+study.vary study.margin workload.name surface backend hw.match hw.observed.sku hw.observed.count
+hw.observed.cotenants hw.observed.errors hw.observed.throttle_reasons kernel.requested kernel.observed
+compile.recompiles startup.class startup.seeding cache storage volumes code.dirty code.diff_sha256
+steady.n_steps steady.inside steady.warmup_steps_discarded metrics.values metrics.primary numerics.seed
+clock.offset_us caveats promotion.status cost.currency cost.estimate cost.actual outcome.state
+outcome.reason_code outcome.started_us outcome.ended_us checks.end_marker checks.eval_off
+checks.kernel_truth checks.success mem.peak_alloc_bytes mem.host_rss_peak mem.host_rss_scope
+distributed.first_step_us timing.queue_us timing.image_us timing.boot_us timing.stage_in_us timing.run_us
+timing.bootstrap_us timing.import_us timing.compile_us timing.first_step_us timing.warmup_us
+timing.steady_us timing.eval_us timing.checkpoint_us timing.idle_us
 """
-SKIPPED = frozenset(_UNREAD.split())
-"""Fields and sections that no comparison looks at: they are hashed, but not read."""
+SEEN = tuple(_SEEN.split())
+"""What rules, figures and tables ask every receipt for."""
+SKIPPED = frozenset(
+    f.path
+    for f in TABLE
+    if f.block != "receipt" and f.cls == "I" and f.path not in {*SEEN, "timing.submit_us"}
+)
+"""Fields that no rule looks at: they are hashed, and decoded only if somebody asks for them by name."""
 _Int = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
 _Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
 _TYPES: dict[str, Any] = {
@@ -77,15 +95,36 @@ def _item(name: str) -> Any:
     return _struct(f"Item_{name}", {key: _type(type_) | None for key, type_ in ITEMS[name].items()})
 
 
+@functools.cache
 def _fact(path: str) -> Any:
     """The type of one fact, `v` being of its field's type."""
-    made = msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
-    FACTS.add(made)
-    return made
+    return msgspec.defstruct("Fact", [("v", _type(BY_PATH[path].type) | None, None)], bases=(Fact,), gc=False)
+
+
+def attribute(path: str) -> str:
+    """What a path of the schema is called among the attributes of the decoded records."""
+    return ".".join(f"{part}_" if keyword.iskeyword(part) else part for part in path.split("."))
+
+
+def skipped(context: Any, path: str) -> Fact:
+    """A fact of `SKIPPED`, decoded now; nobody's if it is not there or not as the schema has it."""
+    node = context
+    try:
+        for name in path.split("."):
+            node = node[name] if isinstance(node, dict) else getattr(node, attribute(name))
+            if isinstance(node, msgspec.Raw):
+                raw, node = bytes(node), msgspec.json.decode(node)
+                if _SORTED.encode(node) != raw:
+                    return NOBODY
+        found: Fact = msgspec.convert(node, _fact(path))
+    except (AttributeError, KeyError, ValueError, RecursionError):
+        return NOBODY
+    return found
 
 
 def _context() -> Any:
-    """The type of `context`: sections of facts by the table of the schema; of what is skipped, any JSON."""
+    """The type of `context`: sections of facts by the table of the schema; of what is skipped, any JSON. A
+    section of which all is skipped is skipped as one."""
     tree: dict[str, Any] = {}
     for field in TABLE:
         if field.block != "receipt":
@@ -95,14 +134,15 @@ def _context() -> Any:
                 at = at.setdefault(name, {})
             at[last] = field.path
 
-    def made(path: str, node: Any) -> Any:
-        if path in SKIPPED:
-            return msgspec.Raw
+    def made(node: Any) -> Any:
         if isinstance(node, str):
-            return _fact(node)
-        return _struct("Section", {key: made(f"{path}.{key}".lstrip("."), node[key]) for key in node})
+            return msgspec.Raw if node in SKIPPED else _fact(node)
+        parts = {key: made(node[key]) for key in node}
+        if all(part is msgspec.Raw for part in parts.values()):
+            return msgspec.Raw
+        return _struct("Section", parts)
 
-    return made("", tree)
+    return made(tree)
 
 
 class Comparability(msgspec.Struct, gc=False):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from compute_router.compare.loading import Loaded
+from compute_router.compare.loaded import Loaded
 from compute_router.compare.outcome import Metric
 
 __all__ = ["DERIVED", "TRUSTED_STEPS", "Figure", "figures", "timing"]
@@ -40,23 +40,24 @@ def figures(run: Loaded) -> dict[str, Figure]:
 
 def _reported(run: Loaded) -> dict[str, Figure]:
     found = {}
-    for row in run.value("metrics.values") or ():
+    for row in run.seen["metrics.values"] or ():
         if not isinstance(row.name, str) or not isinstance(row.value, str):
             continue
         unit = row.unit if isinstance(row.unit, str) else ""
         more = row.higher_is_better
-        metric = Metric(
-            name=row.name,
-            unit=unit,
-            higher_is_better=more is not False,
-            definition=row.definition_id if isinstance(row.definition_id, str) else "",
-            rate=_is_rate(row.name, unit),
-        )
+        definition = row.definition_id if isinstance(row.definition_id, str) else ""
+        metric = _metric(row.name, unit, definition, more is not False, _is_rate(row.name, unit))
         found[row.name] = Figure(metric, float(row.value), isinstance(more, bool))
     return found
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
+def _metric(name: str, unit: str, definition: str, more: bool, rate: bool) -> Metric:
+    """One record for all runs that have it."""
+    return Metric(name=name, unit=unit, higher_is_better=more, definition=definition, rate=rate)
+
+
+@functools.lru_cache(maxsize=1024)
 def _is_rate(name: str, unit: str) -> bool:
     """Whether better means faster. By its unit where it has one, else by its name."""
     name, unit = name.lower(), unit.lower()
@@ -68,33 +69,33 @@ def _is_rate(name: str, unit: str) -> bool:
 def _derived(run: Loaded) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
 
-    def say(name: str, value: float | None, unit: str, definition: str, rate: bool = True) -> None:
-        if value is not None:
-            metric = Metric(name=name, unit=unit, higher_is_better=False, definition=definition, rate=rate)
-            found[name] = Figure(metric, value)
+    def say(name: str, value: float, unit: str, definition: str, rate: bool = True) -> None:
+        found[name] = Figure(_metric(name, unit, definition, False, rate), value)
 
-    before, run_us = before_us(run), run.value("timing.run_us")
+    seen = run.seen
+    before, run_us = before_us(run), seen["timing.run_us"]
     since = "start" if before is None else "submit"
     before = before or 0
     if run_us is not None:
         say("wall", (before + run_us) / 1e6, "s", f"{since}_to_end/1")
-    steps = run.value("distributed.first_step_us")
+    steps = seen["distributed.first_step_us"]
     first = max(steps) if steps else None
     if first is not None:
         say("time_to_first_step", (before + first) / 1e6, "s", f"{since}_to_first_step/1")
     trusted, how = _trusted(run, first)
     if trusted is not None:
         say("time_to_first_trustworthy_result", (before + trusted) / 1e6, "s", f"{since}_to_{how}/1")
+    currency = seen["cost.currency"]
     for which in ("actual", "estimate"):
-        amount, currency = run.value(f"cost.{which}"), run.value("cost.currency")
+        amount = seen[f"cost.{which}"]
         if amount is not None and isinstance(currency, str):
             say("cost", float(amount), currency, f"cost_{which}/1", False)
             break
-    peaks, rss = run.value("mem.peak_alloc_bytes"), run.value("mem.host_rss_peak")
+    peaks, rss = seen["mem.peak_alloc_bytes"], seen["mem.host_rss_peak"]
     if peaks:
         say("peak_memory", float(max(peaks)), "bytes", "peak_alloc_of_any_rank/1", False)
     elif rss is not None:
-        scope = run.value("mem.host_rss_scope") or "unobserved"
+        scope = seen["mem.host_rss_scope"] or "unobserved"
         say("peak_memory", float(rss), "bytes", f"host_rss_{scope}/1", False)
     return found
 
@@ -102,22 +103,18 @@ def _derived(run: Loaded) -> dict[str, Figure]:
 def _trusted(run: Loaded, first: int | None) -> tuple[int | None, str]:
     """From the work's first instruction to its first result that can be trusted, in microseconds: the end of
     the third step that counts; of work that tells of no steps, its end."""
-    count, steady = run.value("steady.n_steps"), run.value("timing.steady_us")
-    if run.fact("steady.n_steps").missing == "not_applicable" or count is None:
-        return run.value("timing.run_us"), "end"
-    warmup, spent = run.value("timing.warmup_us"), run.value("timing.first_step_us")
+    seen = run.seen
+    count, steady = seen["steady.n_steps"], seen["timing.steady_us"]
+    if count is None:
+        return seen["timing.run_us"], "end"
+    warmup, spent = seen["timing.warmup_us"], seen["timing.first_step_us"]
     if first is None or warmup is None or steady is None or count < TRUSTED_STEPS:
         return None, ""
     # The first step lies within the warm-up where steps are discarded at all.
-    rest = max(0, warmup - (spent or 0)) if run.value("steady.warmup_steps_discarded") else 0
-    counted = TRUSTED_STEPS if run.value("steady.warmup_steps_discarded") else TRUSTED_STEPS - 1
+    discarded = seen["steady.warmup_steps_discarded"]
+    rest = max(0, warmup - (spent or 0)) if discarded else 0
+    counted = TRUSTED_STEPS if discarded else TRUSTED_STEPS - 1
     return first + rest + counted * steady // count, f"{TRUSTED_STEPS}_steps"
-
-
-def submitted_us(run: Loaded) -> int | None:
-    """When the run was submitted, by the client's clock, epoch."""
-    fact = run.fact("timing.submit_us")
-    return fact.at - fact.v if isinstance(fact.v, int) and isinstance(fact.at, int) else None
 
 
 def before_us(run: Loaded) -> int | None:
@@ -125,11 +122,21 @@ def before_us(run: Loaded) -> int | None:
 
     The end is that of the machine's clock, brought to the client's by the offset measured between them.
     """
-    begun, ended, run_us = submitted_us(run), run.value("outcome.ended_us"), run.value("timing.run_us")
+    seen = run.seen
+    begun, ended, run_us = run.submitted_us, seen["outcome.ended_us"], seen["timing.run_us"]
     if begun is None or ended is None or run_us is None:
         return None
-    offset = run.value("clock.offset_us") or 0
+    offset = seen["clock.offset_us"] or 0
     return max(0, int(ended) - int(offset) - begun - int(run_us))
+
+
+_PARTS = tuple(
+    (name, f"timing.{name}_us")
+    for name in (
+        *("queue", "image", "boot", "stage_in", "run", "bootstrap", "import", "warmup", "steady"),
+        *("eval", "checkpoint", "compile"),
+    )
+)
 
 
 def timing(run: Loaded) -> Mapping[str, int]:
@@ -140,19 +147,15 @@ def timing(run: Loaded) -> Mapping[str, int]:
     explain. Compiling is taken out of the warm-up, then out of `idle`, where it happens. Evaluations and
     checkpoints are counted as far as they lie between steps.
     """
-    us: Mapping[str, Any] = {
-        name: run.value(f"timing.{name}_us") or 0
-        for name in (
-            *("queue", "image", "boot", "stage_in", "run", "bootstrap", "import", "warmup", "steady"),
-            *("eval", "checkpoint", "compile", "submit"),
-        )
-    }
+    seen = run.seen
+    us = {name: seen[path] or 0 for name, path in _PARTS}
     found: dict[str, int] = {}
 
     def take(name: str, wanted: int, left: int) -> int:
-        part = min(max(0, wanted), left)
-        if part:
-            found[name] = found.get(name, 0) + part
+        part = min(wanted, left)
+        if part <= 0:
+            return left
+        found[name] = found.get(name, 0) + part
         return left - part
 
     before = before_us(run)
@@ -167,7 +170,7 @@ def timing(run: Loaded) -> Mapping[str, int]:
     left = take("compile", compiled, left)
     left = take("warmup", us["warmup"] - compiled, left)
     left = take("steady", us["steady"], left)
-    idle = run.value("timing.idle_us")
+    idle = seen["timing.idle_us"]
     between = left if idle is None else max(0, left - idle)
     rest = left - between if idle is not None else 0
     before_eval = between

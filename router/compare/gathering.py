@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from compute_router.compare.loading import Loaded, Unread
+from compute_router.compare.loaded import Loaded
+from compute_router.compare.loading import Unread
 from compute_router.errors import InputError
 
 __all__ = ["Gathered", "Group", "gather"]

@@ -182,6 +182,8 @@ def _searched(
     starts, stops = window
     while wanted:
         middle = (ends[0] + ends[1]) / 2
+        if ends[0] == ends[1]:
+            return dict.fromkeys(wanted, middle)
         if sum(stops) - sum(starts) <= 4 * len(offsets) or not ends[0] < middle < ends[1]:
             rows = zip(offsets, starts, stops, strict=True)
             rest = sorted([o + v for o, start, stop in rows for v in values[start:stop]])

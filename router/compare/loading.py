@@ -10,19 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import keyword
 import os
 import stat
-from collections.abc import Callable, Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from compute_router.compare.decoding import FACTS, NOBODY, Comparability, Fact, Reason, codec
+from compute_router.compare.decoding import codec
+from compute_router.compare.loaded import Loaded
 from compute_router.receipt.building import receipt_id
-from compute_router.receipt.evidence import comparability, evidence
 from compute_router.receipt.schema import RULES, SCHEMA
 from compute_router.receipt.verifying import MOST_BYTES
 from compute_router.records import canonical
@@ -43,6 +40,8 @@ UNREAD = {
 
 
 _SORTED = msgspec.json.Encoder(order="sorted")
+_BLOCK = b',"measured":'
+_NULL = msgspec.Raw(b"null")
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,99 +54,6 @@ class Unread(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.ref}: {self.what}"
-
-
-class Loaded:
-    """One receipt as a comparison needs it. Its content is what its id stands for."""
-
-    __slots__ = ("_fields", "_head", "_raw", "evidence", "key", "reasons", "receipt_id", "ref")
-
-    def __init__(self, ref: str, head: Any, receipt_id: str, again: Mapping[str, Any] | None = None) -> None:
-        self.ref, self.receipt_id, self._head = ref, receipt_id, head
-        self._raw = head.comparability.fields
-        self._fields: dict[str, Any] | None = None
-        self.key: str = head.comparability.key
-        self.evidence: str = head.evidence_class
-        self.reasons: tuple[Reason, ...] = head.evidence_reasons
-        if again is not None:
-            made = comparability(again)
-            self.key, self._fields = made["key"], made["fields"]
-            self.evidence, reasons = evidence(again)
-            self.reasons = msgspec.convert(reasons, tuple[Reason, ...])
-
-    @property
-    def run_id(self) -> str:
-        return str(self._head.run_id)
-
-    @property
-    def attempt(self) -> int:
-        return int(self._head.attempt)
-
-    @property
-    def kind(self) -> str:
-        return str(self._head.kind)
-
-    @property
-    def purpose(self) -> str:
-        return str(self._head.purpose)
-
-    @property
-    def measured(self) -> bool:
-        """Whether the machine left measurements."""
-        return bytes(self._head.measured) != b"null"
-
-    @property
-    def signatures(self) -> bytes:
-        """The detached signatures, as JSON."""
-        return bytes(self._head.signatures)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The value of every field that must be equal, by path, as `evidence.comparability` makes it."""
-        found = self._fields
-        if found is None:
-            found = self._fields = msgspec.json.decode(self._raw, type=dict[str, Any])
-        return found
-
-    def fact(self, path: str) -> Fact:
-        """The fact at a path of the schema; nobody's where the receipt is older than the field."""
-        try:
-            found = _getter(path)(self._head.context)
-        except AttributeError:
-            return NOBODY
-        return found if isinstance(found, Fact) else NOBODY
-
-    def facts(self, paths: tuple[str, ...]) -> tuple[Fact, ...]:
-        """The facts at several paths, quicker than one by one."""
-        try:
-            found = _getters(paths)(self._head.context)
-        except AttributeError:
-            return tuple(self.fact(path) for path in paths)
-        if FACTS.issuperset(map(type, found)):
-            return found
-        # A receipt of older rules has not every field.
-        return tuple(fact if isinstance(fact, Fact) else NOBODY for fact in found)
-
-    def value(self, path: str) -> Any:
-        """The value of the fact at a path, None where it has none."""
-        try:
-            return _getter(path)(self._head.context).v
-        except AttributeError:
-            return None
-
-
-@functools.cache
-def _getters(paths: tuple[str, ...]) -> Callable[[Any], tuple[Fact, ...]]:
-    return attrgetter(*(_attribute(path) for path in paths))
-
-
-def _attribute(path: str) -> str:
-    return ".".join(f"{p}_" if keyword.iskeyword(p) else p for p in path.split("."))
-
-
-@functools.cache
-def _getter(path: str) -> Callable[[Any], Any]:
-    return attrgetter(_attribute(path))
 
 
 def load(source: Path | bytes, *, ref: str = "") -> Loaded | Unread:
@@ -168,10 +74,32 @@ def load(source: Path | bytes, *, ref: str = "") -> Loaded | Unread:
     if len(data) > MOST_BYTES:
         return _unread(ref, "TOO_LARGE", f"it is larger than {MOST_BYTES >> 20} MiB")
     try:
-        return _quickly(data, ref) or _slowly(data, ref)
+        head, receipt = _head(data, ref), None
+        if isinstance(head, tuple):
+            head, receipt = head
+        if isinstance(head, Unread):
+            return head
+        return Loaded(ref, head, functools.partial(_again, source, head.receipt_id), receipt)
     # The one promise of this function: whatever the bytes are, the answer is a record.
     except Exception as e:
         return _unread(ref, "BAD_VALUE", f"it cannot be judged ({type(e).__name__})")
+
+
+def _head(data: bytes, ref: str) -> Any:
+    """The receipt as its records, proven to be what its id says; with the whole of it where other rules
+    made it; or why it is none."""
+    return _quickly(data) or _slowly(data, ref)
+
+
+def _again(source: Path | str | bytes, told: str) -> Any:
+    """The records of a receipt that was read before; None where it is not there any more."""
+    data = source if isinstance(source, bytes) else _read(source, "")
+    try:
+        found = data if isinstance(data, Unread) else _head(data, "")
+    except Exception:
+        return None
+    head = found[0] if isinstance(found, tuple) else found
+    return None if isinstance(head, Unread) or head.receipt_id != told else head
 
 
 def _unread(ref: str, code: str, what: str) -> Unread:
@@ -179,20 +107,23 @@ def _unread(ref: str, code: str, what: str) -> Unread:
     return Unread(ref=ref, code=code, what=line[:300], mend=UNREAD[code])
 
 
-def _read(path: Path, ref: str) -> bytes | Unread:
+def _read(path: Path | str, ref: str, *, inside: bool = False) -> bytes | Unread:
     """The bytes of a regular file. What is no such file is never waited for."""
     try:
-        if os.path.isdir(path):
-            path = path / "receipt.json"
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
             found = os.fstat(fd)
+            if stat.S_ISDIR(found.st_mode) and not inside:
+                return _read(os.path.join(path, "receipt.json"), ref, inside=True)
             if not stat.S_ISREG(found.st_mode):
                 return _unread(ref, "UNREADABLE", "it is no regular file")
             if found.st_size > MOST_BYTES:
                 return _unread(ref, "TOO_LARGE", f"it is larger than {MOST_BYTES >> 20} MiB")
+            data = os.read(fd, found.st_size + 1)
+            if len(data) == found.st_size and data:
+                return data
             with open(fd, "rb", buffering=0, closefd=False) as f:
-                return f.read(found.st_size + 1) if found.st_size else f.readall()[: MOST_BYTES + 1]
+                return data + f.read(MOST_BYTES + 1)
         finally:
             os.close(fd)
     except (OSError, ValueError) as e:
@@ -200,8 +131,8 @@ def _read(path: Path, ref: str) -> bytes | Unread:
         return _unread(ref, "UNREADABLE", f"it cannot be read: {why}")
 
 
-def _quickly(data: bytes, ref: str) -> Loaded | None:
-    """A receipt whose bytes are exactly those its typed records encode to; None for the slow way."""
+def _quickly(data: bytes) -> Any:
+    """The records of a receipt whose bytes are exactly those they encode to; None for the slow way."""
     _, decode, encode = codec()
     try:
         head = decode(data)
@@ -212,7 +143,7 @@ def _quickly(data: bytes, ref: str) -> Loaded | None:
     measured, told, signatures = head.measured, head.receipt_id, head.signatures
     if msgspec.UNSET in (measured, told, signatures):
         return None
-    block, apart = bytes(measured), bytes(signatures)
+    apart = bytes(signatures)
     if apart != b"[]" and _SORTED.encode(msgspec.json.decode(apart)) != apart:
         return None
     # These three are left out of what is encoded: two are not hashed, and the third is as long as the rest.
@@ -221,25 +152,31 @@ def _quickly(data: bytes, ref: str) -> Loaded | None:
     head.measured, head.receipt_id, head.signatures = measured, told, signatures
     # In a text every quote is escaped, and after the context there are only texts: these are their keys.
     one, two = rest.rindex(b',"measured_sha256":'), rest.rindex(b',"rules":')
-    first = b'%b,"measured":%b%b' % (rest[:one], block, rest[one:two])
-    again = b'%b,"receipt_id":"%b"%b,"signatures":%b}' % (first, told.encode(), rest[two:-1], apart)
-    if not (data == again or data == again + b"\n"):
+    first, middle = rest[:one] + _BLOCK, rest[one:two]
+    last = b'%b,"receipt_id":"%b"%b,"signatures":%b}' % (middle, told.encode(), rest[two:-1], apart)
+    # Nothing stands between them but the block: were another one before it, there would be more.
+    begin, size = len(first), memoryview(measured).nbytes
+    end = begin + size
+    total = end + len(last)
+    if len(data) != total and not (len(data) == total + 1 and data.endswith(b"\n")):
         return None
-    content = hashlib.sha256(first)
+    if not data.startswith(first) or not data.startswith(last, end):
+        return None
+    view = memoryview(data)
+    content = hashlib.sha256(view[: end + len(middle)])
     content.update(rest[two:])
     if content.hexdigest() != told:
         return None
-    if not _sound(block, head.measured_sha256, head.comparability):
+    block = None if measured == _NULL else hashlib.sha256(view[begin:end]).hexdigest()
+    if block != head.measured_sha256:
         return None
-    return Loaded(ref, head, told)
+    key = head.comparability
+    if hashlib.sha256(key.fields).hexdigest() != key.key:
+        return None
+    return head
 
 
-def _sound(measured: bytes, told: str | None, key: Comparability) -> bool:
-    block = None if measured == b"null" else hashlib.sha256(measured).hexdigest()
-    return block == told and hashlib.sha256(bytes(key.fields)).hexdigest() == key.key
-
-
-def _slowly(data: bytes, ref: str) -> Loaded | Unread:
+def _slowly(data: bytes, ref: str) -> Any:
     """What the bytes are, one question after the other, the first wrong answer being the reason."""
     try:
         receipt = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -281,7 +218,7 @@ def _slowly(data: bytes, ref: str) -> Loaded | Unread:
     other = head.rules != RULES or read != whole
     if not other and hashlib.sha256(bytes(head.comparability.fields)).hexdigest() != head.comparability.key:
         return _unread(ref, "HASH_MISMATCH", "its comparability key is not what its fields make")
-    return Loaded(ref, head, head.receipt_id, receipt if other else None)
+    return (head, receipt) if other else head
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

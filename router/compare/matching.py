@@ -7,24 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from compute_router.compare.loaded import WARNED
 from compute_router.compare.outcome import Difference, Role
 from compute_router.compare.sight import Arm, Run
 from compute_router.compare.varying import follows
-from compute_router.receipt.schema import TABLE
 
 __all__ = ["Matched", "match"]
 
-KEYED = tuple(f for f in TABLE if f.cls == "K" and f.block != "receipt")
-_SOURCES = {f.path: frozenset(f.sources) for f in KEYED}
-_KEYED_PATHS = tuple(_SOURCES)
-_OWN_RULES = """
-numerics.seed hw.observed.temp_c_max hw.observed.clock_sm_mhz clock.offset_us clock.stepped_us
-hw.observed.throttle_reasons compile.recompiles steady.n_steps steady.inside hw.observed.errors
-hw.observed.cotenants hw.match
-"""
-_NOISE = frozenset(_OWN_RULES.split())
-"""Fields of class W that rules of their own judge, or that differ in any two runs."""
-WARNED = tuple(f.path for f in TABLE if f.cls in ("W", "V") and f.path not in _NOISE)
 MOST = 120
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -96,32 +85,22 @@ def match(base: Arm, candidate: Arm, varied: frozenset[str]) -> Matched:
 
 def _not_alike(arms: Iterable[Arm]) -> Iterator[str]:
     """The fields of class W and V that are not the same in all counted runs."""
-    rows = [run.loaded.facts(WARNED) for arm in arms for run in arm.counted]
+    rows = [run.loaded.warned for arm in arms for run in arm.counted]
     for path, column in zip(WARNED, zip(*rows, strict=True), strict=False):
-        first = column[0].v
-        if any(fact.v != first for fact in column):
+        if column.count(column[0]) != len(column):
             yield path
 
 
-def _kinds_of(runs: Iterable[Run]) -> dict[tuple[str, tuple[str, ...]], tuple[list[Run], dict[str, Any]]]:
+def _kinds_of(runs: Iterable[Run]) -> dict[tuple[str, tuple[str, ...]], tuple[list[Run], Mapping[str, Any]]]:
     """The counted runs by their key, and by the fields whose source is not good enough."""
-    found: dict[tuple[str, tuple[str, ...]], tuple[list[Run], dict[str, Any]]] = {}
+    found: dict[tuple[str, tuple[str, ...]], tuple[list[Run], Mapping[str, Any]]] = {}
     for run in runs:
-        key = (run.loaded.key, _weak(run))
+        key = (run.loaded.key, run.loaded.weak)
         if key in found:
             found[key][0].append(run)
         else:
             found[key] = ([run], run.loaded.fields)
     return found
-
-
-def _weak(run: Run) -> tuple[str, ...]:
-    bad = []
-    for fact, (path, good) in zip(run.loaded.facts(_KEYED_PATHS), _SOURCES.items(), strict=True):
-        src = fact.src
-        if src and src not in good and src.partition(":")[0] not in good:
-            bad.append(path)
-    return tuple(bad)
 
 
 def _unseen(told: Any) -> bool:
@@ -140,15 +119,11 @@ def _unseen(told: Any) -> bool:
 def _warned(path: str, runs: Iterable[Run]) -> dict[Any, Any]:
     """The values that a field of class W has within an arm."""
     found: dict[Any, Any] = {}
+    at = WARNED.index(path)
     for run in runs:
-        fact = run.loaded.fact(path)
-        told = (
-            fact.v
-            if fact.v is not None
-            else {"not_applicable": True}
-            if fact.missing == "not_applicable"
-            else None
-        )
+        told = run.loaded.warned[at]
+        if told is None and path in run.loaded.inapplicable:
+            told = {"not_applicable": True}
         if path == "volumes" and isinstance(told, (list, tuple)):
             told = sorted([str(v.role), ",".join(v.event or ()), v.committed is not False] for v in told)
         found[told if isinstance(told, (str, int)) else _encode(told)] = told

@@ -7,47 +7,37 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from compute_router.compare.figures import Figure, figures
-from compute_router.compare.loading import Loaded
+from compute_router.compare.loaded import Loaded
 from compute_router.compare.outcome import Difference, Metric, Success
 
 _UNEXECUTED = ("never_executed", "not_submitted")
 __all__ = ["Arm", "Run", "Sight"]
 
 
-@dataclasses.dataclass(eq=False)
 class Run:
     """A receipt in its arm. `counted` is whether it enters statistics, `why` why not."""
 
-    loaded: Loaded
-    arm: str
-    counted: bool = True
-    why: str = ""
+    __slots__ = ("_figures", "arm", "counted", "loaded", "seeding", "succeeded", "tried", "unexecuted", "why")
 
-    @cached_property
-    def figures(self) -> Mapping[str, Figure]:
-        return figures(self.loaded)
-
-    @property
-    def succeeded(self) -> bool:
+    def __init__(self, loaded: Loaded, arm: str) -> None:
+        self.loaded, self.arm, self.counted, self.why = loaded, arm, True, ""
+        self._figures: Mapping[str, Figure] | None = None
+        seen = loaded.seen
+        self.succeeded: bool = seen["outcome.state"] == "succeeded" or (
+            seen["promotion.status"] == "reject" and seen["checks.success"] is True
+        )
         """Whether it did what it was for. A validation that rejects has done its duty."""
-        one = self.loaded
-        if one.value("outcome.state") == "succeeded":
-            return True
-        return one.value("promotion.status") == "reject" and one.value("checks.success") is True
-
-    @property
-    def seeding(self) -> bool:
-        return self.loaded.value("startup.seeding") is True
-
-    @property
-    def unexecuted(self) -> bool:
+        self.seeding: bool = seen["startup.seeding"] is True
+        self.unexecuted: bool = not self.succeeded and seen["outcome.reason_code"] in _UNEXECUTED
         """Whether it is proven never to have executed: then it says nothing of what it was to run."""
-        return self.loaded.value("outcome.reason_code") in _UNEXECUTED and not self.succeeded
+        self.tried = not self.seeding and not self.unexecuted
+        """Whether it counts for success: it was executed, and for its own sake."""
 
     @property
-    def tried(self) -> bool:
-        """Whether it counts for success: it was executed, and for its own sake."""
-        return not self.seeding and not self.unexecuted
+    def figures(self) -> Mapping[str, Figure]:
+        if self._figures is None:
+            self._figures = figures(self.loaded)
+        return self._figures
 
 
 @dataclasses.dataclass(eq=False)
