@@ -30,6 +30,8 @@ def told(out: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
         (["statsu"], ["statsu", "route status"]),
         (["receipt", "verfy"], ["verfy", "route receipt verify"]),
         (["run", "--detahc", "x.py"], ["--detahc", "--detach"]),
+        (["machine", "add", "m", "u@h", "--pric", "3"], ["--pric", "--price-per-hour"]),
+        (["comp"], ["comp", "route compare"]),
         (["run", "x.py", "--lr", "3"], ["--lr", "behind `--`"]),
         (["run"], ["names nothing to run"]),
         (["run", "--"], ["missing"]),

@@ -94,6 +94,23 @@ def test_every_verb_has_help_in_80_columns(verb: list[str]) -> None:
         assert "--json" in out.output
 
 
+def test_verbs_below_a_verb_are_told_whole_and_commands_of_a_help_keep_their_lines(route: Route) -> None:
+    for above in ("machine", "receipt", "study", "plugins"):
+        assert "..." not in route(above, "--help").stdout.partition("Verbs:")[2], above
+    lines = route("completion", "--help").stdout.splitlines()
+    assert [line.split(":")[0].strip() for line in lines if line.startswith("    ")] == [
+        "bash",
+        "zsh",
+        "fish",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "receipt show", "study run", "study status"])
+def test_a_word_that_may_be_left_out_is_shown_so(route: Route, verb: str) -> None:
+    usage = route(*verb.split(), "--help").stdout.splitlines()[0]
+    assert usage.endswith("]"), usage
+
+
 def test_the_short_help_of_the_table_is_the_verbs_own() -> None:
     """The table answers `--help` without importing verbs, so nothing but this keeps the two equal."""
     import importlib

@@ -285,3 +285,47 @@ def test_words_for_figures() -> None:
     assert visible("a\x1b[31m\x9b\x7f\r\u202e\tb\n") == "a^[[31m\\x9b^?^M\\u202e\tb\n"
     assert one_line("a\n  b\x1b") == "a b^["
     assert visible(os.fsdecode(b"\xff")) == "\\udcff"
+
+
+def test_the_end_of_a_run_tells_where_its_outputs_are_and_ps_where_it_was(route: Route, folder: Path) -> None:
+    (folder / "work.py").write_text(
+        "import os, pathlib\n(pathlib.Path(os.environ['ROUTE_OUTPUTS']) / 'x').write_text('hi')\n"
+    )
+    out = route("run", "work.py")
+    [line] = [line for line in out.stderr.splitlines() if line.startswith("outputs ")]
+    assert "1 file, 2 B, in " in line
+    assert Path(line.rpartition(" in ")[2]).joinpath("x").read_text() == "hi"
+    header, row = route("ps").stdout.splitlines()
+    assert "PLACE" in header
+    assert "local/machine" in row
+    assert data(route("ps", "--json"))["runs"][0]["offer_id"] == "machine"
+    assert "1 file, 2 B" in route("collect", "latest").stderr
+    assert "outputs" not in route("run", "--", "true").stderr
+
+
+def test_cancel_says_nothing_of_a_run_that_is_over(route: Route) -> None:
+    assert route("run", "--", "true").returncode == 0
+    out = route("cancel", "latest")
+    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+
+
+def test_a_signal_is_told_once(route: Route) -> None:
+    out = route("run", "--", "sh", "-c", "kill -9 $$")
+    assert out.returncode == 137
+    assert out.stderr.count("by signal 9") == 1, out.stderr
+
+
+def test_the_last_refusal_is_left_to_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from compute_router.cli.attached import Stages
+    from compute_router.cli.call import Cli
+    from compute_router.cli.output import Output
+
+    stages = Stages(Cli(Output()))
+    for place in ("a", "b"):
+        stages({"event": "staging", "run_id": "1", "backend": "x", "offer": place})
+        stages({"event": "refused", "run_id": "1", "backend": "x", "offer": place, "what": f"no {place}"})
+    assert [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()] == [
+        "staging to x/a",
+        "refused by x/a: no a",
+        "staging to x/b",
+    ]

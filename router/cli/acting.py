@@ -9,10 +9,9 @@ import click
 
 from compute_router.cli.app import verb
 from compute_router.cli.call import Cli
-from compute_router.cli.codes import told
+from compute_router.cli.codes import ENDS, told
 from compute_router.cli.each import each
 from compute_router.cli.options import RUN
-from compute_router.cli.words import size
 
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
@@ -43,9 +42,10 @@ def cancel(cli: Cli, ids: tuple[str, ...]) -> int:
     def ask(ref: str) -> dict[str, Any]:
         run = cli.folder(ref)
         cli.router.cancel(run)
+        # The state that was looked at before anything was asked: a final one was asked for nothing.
         status = run.read_json("status") or {"state": "planned"}
-        if not cli.out.as_json:
-            cli.out.line(f"{run.id}  asked to end; it is {told(status)}")
+        if status["state"] not in ENDS:
+            cli.out.line(f"{run.id}  asked to end; it was {told(status)}")
         return {"run_id": run.id, "status": status}
 
     return each(cli, ids, ask)
@@ -59,7 +59,8 @@ def cancel(cli: Cli, ids: tuple[str, ...]) -> int:
 def resume(cli: Cli, id: str, raw: bool, env_file: str | None) -> int:
     """Go on with a run from wherever it was left, to its receipt. Starts nothing twice.
 
-    Shows the log from its beginning and exits like `route run`.
+    Shows the log from its beginning, or only how it ended where that is here already, and exits like
+    `route run`.
     """
     from compute_router.cli.attached import Stages, attached, ended, guard, receipt_of
     from compute_router.cli.leaving import Leaving
@@ -91,6 +92,7 @@ def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
     Repeatable: what is there is not fetched again.
     """
 
+    from compute_router.cli.attached import brought
     from compute_router.cli.transfers import Transfers
     from compute_router.collecting import gone
     from compute_router.progress import watched
@@ -101,11 +103,8 @@ def collect(cli: Cli, ids: tuple[str, ...], env_file: str | None) -> int:
         cli.out.busy("bringing back what it left")
         with watched(Transfers(cli.out)):
             receipt = cli.router.collect(run)
-        outputs = run.path / "outputs"
-        files = [p for p in outputs.rglob("*") if p.is_file()] if outputs.is_dir() else []
-        total = size(sum(p.stat().st_size for p in files))
         cli.out.line(str(run.path / "receipt.json"))
-        cli.out.note(f"{len(files)} output files, {total}, in {outputs}")
+        cli.out.note(f"outputs: {brought(run) or 'the work left none'}")
         if said := gone(run):
             cli.out.warn(said)
         return {"run_id": run.id, "path": str(run.path), "receipt_id": receipt.get("receipt_id")}

@@ -135,7 +135,7 @@ class VerbGroup(_Helping, click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             names = self.list_commands(ctx)
-            formatter.write_dl([(n, self.commands[n].get_short_help_str(60)) for n in names])
+            formatter.write_dl([(n, self.commands[n].get_short_help_str(400)) for n in names])
 
     def no_such(self, ctx: click.Context, args: list[str]) -> InputError:
         """The error for a verb there is none of, with the nearest one."""

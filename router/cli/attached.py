@@ -20,7 +20,7 @@ from compute_router.progress import watched
 if TYPE_CHECKING:
     from compute_router.store import RunFolder
 
-__all__ = ["Stages", "attached", "ended", "guard", "left", "problem_of", "receipt_of", "summary"]
+__all__ = ["Stages", "attached", "brought", "ended", "guard", "left", "problem_of", "receipt_of", "summary"]
 
 
 class Stages:
@@ -31,6 +31,7 @@ class Stages:
         self._cli, self._log = cli, log
         self._last = ("", "")
         self._named = False
+        self._refused = ""
 
     def name(self, run_id: str, sentence: str = "") -> None:
         """Print the run's id, once, and the deciding sentence."""
@@ -54,6 +55,12 @@ class Stages:
         if name == "decided":
             self.name(self.run_id, str(event.get("sentence") or ""))
         line = self._line(name, event)
+        if name == "refused" and line is not None:
+            # Told once something comes after it: the last refusal is the error that the verb ends with.
+            self._refused, line = line[1], None
+        elif self._refused:
+            out.stage("refused", self._refused)
+            self._refused = ""
         if line is not None:
             if self._log is not None:
                 self._log.close()
@@ -219,6 +226,16 @@ def problem_of(run: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
     return problem(name, f"run {run.id} {told(status)}", f"route logs {run.id}")
 
 
+def brought(run: RunFolder) -> str:
+    """How many files the work left that are here, and where; empty if it left none."""
+    outputs = run.path / "outputs"
+    files = [path for path in outputs.rglob("*") if path.is_file()] if outputs.is_dir() else []
+    if not files:
+        return ""
+    total = size(sum(path.stat().st_size for path in files))
+    return f"{len(files)} file{'s' if len(files) > 1 else ''}, {total}, in {outputs}"
+
+
 def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> list[tuple[str, str]]:
     """The last lines: state and duration, hardware, storage, cache, result, the receipt's path."""
     from compute_router.receipt.summary import lines
@@ -229,4 +246,6 @@ def summary(run: RunFolder, status: dict[str, Any], receipt: dict[str, Any]) -> 
     found = [(str(status.get("state")), ", ".join(filter(None, [first, took and f"in {took}"])))]
     wanted = ("hardware", "storage", "cache", "metric", "verdict", "left out")
     found += [(label, told_of[label]) for label in wanted if told_of.get(label)]
+    if left := brought(run):
+        found.append(("outputs", left))
     return [*found, ("receipt", str(run.path / "receipt.json"))]

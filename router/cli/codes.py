@@ -44,4 +44,5 @@ def told(status: Mapping[str, Any]) -> str:
     if state == "unknown" and status.get("last"):
         text += f" (unreachable; last seen {status['last']})"
     why = status.get("detail") or str(status.get("reason") or "").replace("_", " ")
-    return f"{text}: {why}" if why and why not in text and why != "exit" else text
+    # "ended by signal 9" says no more than "by signal 9" does.
+    return f"{text}: {why}" if why and why.removeprefix("ended ") not in text and why != "exit" else text

@@ -46,7 +46,7 @@ def complete(instruction: str) -> int:
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_obj
 def completion(cli: Cli, shell: str) -> int:
-    r"""Print the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
       bash: eval "$(route completion bash)"     in ~/.bashrc

@@ -27,7 +27,7 @@ PIECE = 1 << 16
 
 
 @verb()
-@click.argument("id", type=RUN, metavar="ID", default="latest")
+@click.argument("id", type=RUN, metavar="[ID]", default="latest")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run is over.")
 @click.option(
     "--tail", "-n", type=click.IntRange(min=0), metavar="N", help="Only the last N lines, then go on."

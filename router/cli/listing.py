@@ -77,7 +77,7 @@ def ps(
             cli.out.line(row_id)
     elif rows or not cli.out.terminal:
         cli.out.table(
-            ["RUN", "NAME", "KIND", "BACKEND", "STATE", "MADE", "TOOK"], [_cells(cli, row) for row in rows]
+            ["RUN", "NAME", "KIND", "PLACE", "STATE", "MADE", "TOOK"], [_cells(cli, row) for row in rows]
         )
     else:
         cli.out.line("no runs; `route run workload.py` makes one, `route init` writes a starter")
@@ -194,19 +194,34 @@ def _cells(cli: Cli, row: Row) -> list[str]:
             state = f"unknown {age(since).removesuffix(' ago')} ({last or 'never seen'})"
     name = row.name if len(row.name) <= 20 or not cli.out.terminal else row.name[:19] + "…"
     run_id = short_id(row.id) if cli.out.terminal else row.id
-    return [run_id, name, row.kind, row.backend or "-", state, age(row.created_us), took]
+    return [run_id, name, row.kind, _place(row), state, age(row.created_us), took]
+
+
+def _offer(row: Row) -> str | None:
+    """Which place of its backend a run was sent to: of its intent, for the index has only the backend."""
+    found = _noted(row, "intent").get("offer_id")
+    return found if isinstance(found, str) else None
+
+
+def _place(row: Row) -> str:
+    return "/".join(filter(None, [row.backend, _offer(row)])) or "-"
 
 
 def _status(row: Row) -> dict[str, Any]:
     """What is noted of a run that cannot be seen: since when, and how it was then."""
+    return _noted(row, "status")
+
+
+def _noted(row: Row, record: str) -> dict[str, Any]:
+    """A record of a run as it lies in its folder; empty where there is none."""
     from compute_router.home import default_home, runs_of
     from compute_router.rows import load
 
-    return load(str(runs_of(default_home()) / row.id / "status.json"))
+    return load(str(runs_of(default_home()) / row.id / f"{record}.json"))
 
 
 def _as_data(row: Row) -> dict[str, Any]:
-    data = row._asdict()
+    data = row._asdict() | {"offer_id": _offer(row)}
     if row.state == "unknown":
         data |= {name: _status(row).get(name) for name in ("last", "since_us", "detail")}
     if row.state == "waiting":

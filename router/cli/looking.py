@@ -17,7 +17,7 @@ __all__ = ["status"]
 
 
 @verb()
-@click.argument("id", type=RUN, metavar="ID", default="latest")
+@click.argument("id", type=RUN, metavar="[ID]", default="latest")
 @click.option("--refresh/--no-refresh", default=True, help="Ask the place of a live run (the default).")
 @click.pass_obj
 def status(cli: Cli, id: str, refresh: bool) -> int:

@@ -43,7 +43,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @receipt.command("show")
-@click.argument("ref", type=RUN, metavar="RECEIPT", default="latest")
+@click.argument("ref", type=RUN, metavar="[RECEIPT]", default="latest")
 @click.pass_obj
 def show(cli: Cli, ref: str) -> int:
     """Show what was asked for and what was got.

@@ -62,7 +62,7 @@ def _going(f: Any) -> Any:
 
 
 @study.command("run")
-@click.argument("file", type=FILE, metavar="FILE", default="study.toml")
+@click.argument("file", type=FILE, metavar="[FILE]", default="study.toml")
 @_going
 @click.option("--new", is_flag=True, help="Another study, though one of this file is not over.")
 @click.pass_obj
@@ -88,7 +88,7 @@ def run(
 
 
 @study.command("resume")
-@click.argument("id", type=STUDY, metavar="ID", default="latest")
+@click.argument("id", type=STUDY, metavar="[ID]", default="latest")
 @_going
 @click.pass_obj
 def resume(cli: Cli, id: str, detach: bool, keep_going: bool, wait: int, env_file: str | None) -> int:
@@ -205,7 +205,7 @@ def _secrets(workload: Any, env_file: str | None) -> dict[str, str]:
 
 
 @study.command("plan")
-@click.argument("file", type=FILE, metavar="FILE", default="study.toml")
+@click.argument("file", type=FILE, metavar="[FILE]", default="study.toml")
 @click.option("--wait", type=Waiting(), default="1h", metavar="TIME", help="As for `route study run`.")
 @click.pass_obj
 def plan(cli: Cli, file: str, wait: int) -> int:
@@ -250,7 +250,7 @@ def plan(cli: Cli, file: str, wait: int) -> int:
 
 
 @study.command("status")
-@click.argument("id", type=STUDY, metavar="ID", default="latest")
+@click.argument("id", type=STUDY, metavar="[ID]", default="latest")
 @click.option("--arm", type=ARM, metavar="NAME", help="Only the runs of this arm.")
 @click.pass_obj
 def status(cli: Cli, id: str, arm: str | None) -> int:

@@ -93,7 +93,10 @@ def short_id(run_id: str) -> str:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The entry of `known` most like `word`, or nothing."""
+    """The entry of `known` that begins with `word`, else the one most like it, or nothing."""
     from difflib import get_close_matches
 
+    # Whoever left off in the middle of a word meant that word, however much longer it is.
+    if len(word) >= 3 and (begun := [entry for entry in known if entry.startswith(word)]):
+        return min(begun, key=len)
     return next(iter(get_close_matches(word, known, n=1, cutoff=0.6)), "")

@@ -80,7 +80,7 @@ def _state(context: Any) -> str:
     stage = value(context, "outcome.stage")
     if state != "succeeded" and stage:
         state += f" (stage {stage})"
-    return f"{state}: {detail}" if detail and detail not in state else state
+    return f"{state}: {detail}" if detail and str(detail).removeprefix("ended ") not in state else state
 
 
 def _duration(context: Any) -> str:
