@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from compute_router.supervisor import shards
 from compute_router.supervisor.arriving import Arriving, blob_path
 
 DATA = b"weights" * 40_000
@@ -92,6 +94,79 @@ def test_a_part_that_is_gone_when_it_would_be_copied_is_no_failure(
     monkeypatch.setattr(fcntl, "flock", flock)
     assert want(second) == [[DIGEST, 0]]
     assert live(root) == DATA
+
+
+SMALL = {hashlib.sha256(b"%d" % n).hexdigest(): b"%d" % n for n in range(40)}
+
+
+def small(root: str, nonce: str) -> Arriving:
+    """A connection that has been sent many small files, which stand in a part of its own."""
+    arriving = Arriving(root, nonce)
+    arriving.want({"blobs": [[digest, len(data)] for digest, data in SMALL.items()]})
+    for digest, data in SMALL.items():
+        arriving.blob({"sha256": digest, "offset": 0, "last": True}, data)
+    return arriving
+
+
+def test_a_pack_that_became_live_after_its_part_was_opened_is_read_and_left(
+    root: str, before: Callable[..., None]
+) -> None:
+    first, second = small(root, "1" * 32), Arriving(root, "2" * 32)
+
+    def settled() -> None:
+        first.settle()
+        more = b"of the next part"
+        first.packs.add(hashlib.sha256(more).hexdigest(), more)
+
+    before(fcntl, "flock", settled)
+    asked = [[digest, len(data)] for digest, data in SMALL.items()]
+    assert second.want({"blobs": asked}) == [], "it was all there to be copied"
+    first.settle()
+    second.settle()
+    third = Arriving(root, "3" * 32)
+    assert third.want({"blobs": asked}) == []
+    assert {digest: third.read(digest) for digest in SMALL} == SMALL
+    for arriving in (first, second, third):
+        arriving.close()
+    assert os.listdir(os.path.join(root, "stage")) == []
+
+
+def test_nobody_takes_over_a_part_before_its_writer_has_locked_it(
+    root: str, before: Callable[..., None]
+) -> None:
+    others = Arriving(root, "2" * 32)
+    asked = {"blobs": [[digest, len(data)] for digest, data in SMALL.items()]}
+    before(fcntl, "flock", lambda: others.want(asked))
+    first = small(root, "1" * 32)
+    first.settle()
+    assert {digest: first.read(digest) for digest in SMALL} == SMALL
+
+
+def test_two_volumes_that_take_one_shard_at_once_do_not_share_its_file(
+    root: str, tmp_path: Path, before: Callable[..., None]
+) -> None:
+    arriving = Arriving(root, "1" * 32)
+    arriving.want({"shards": [[DIGEST, len(DATA)]]})
+    arriving.blob({**HEAD, "last": True}, DATA)
+    arriving.settle()
+
+    def place(role: str, name: str) -> Path:
+        entry = {"role": role, "path": "f", "sha256": DIGEST, "bytes": len(DATA)}
+        shards.place(root, {"volumes": {role: name}, "stage": [entry]})
+        return tmp_path / "volumes" / role / name / "f"
+
+    made: list[Path] = []
+    before(os, "link", lambda: made.append(place("data", "one")))
+    made.append(place("home", "two"))
+    made[1].write_bytes(b"written by the work of one volume")
+    assert made[0].read_bytes() == DATA
+
+
+def test_a_root_that_is_gone_does_not_come_back(root: str, tmp_path: Path) -> None:
+    first = small(root, "1" * 32)
+    shutil.rmtree(tmp_path)
+    first.close()
+    assert not tmp_path.exists()
 
 
 def test_many_connections_bring_the_same_file(root: str) -> None:

@@ -87,11 +87,7 @@ class Packs:
         if digest in self._new:
             return
         if self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self._part, flags, 0o600)
-            # Whoever goes on with what is left of it must know that its writer is gone.
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._size = 0
+            self._begin()
         try:
             files.write_all(self._fd, _RECORD.pack(bytes.fromhex(digest), len(data)) + data)
         except OSError:
@@ -101,6 +97,19 @@ class Packs:
         self._size += _RECORD.size + len(data)
         if self._size >= MOST:
             self.settle()
+
+    def _begin(self) -> None:
+        """Open a part of our own. Whoever goes on with what is left of one must know that its writer is gone:
+        so it is locked before it has the name that others look for."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._part + ".new", flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(self._part + ".new", self._part)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd, self._size = fd, 0
 
     def _cut_back(self) -> None:
         os.ftruncate(self._fd, self._size)
@@ -119,7 +128,10 @@ class Packs:
         except OSError:
             self._cut_back()
             raise
-        os.makedirs(self.folder, 0o700, exist_ok=True)
+        if not os.path.isdir(self.folder):
+            # Not its parents: a root that was removed meanwhile is not to come back.
+            _make(self.folder)
+            files.sync_folder(os.path.dirname(self.folder))
         name = hashlib.sha256(table).hexdigest() + ".pack"
         self.known()
         os.rename(self._part, os.path.join(self.folder, name))
@@ -146,7 +158,8 @@ class Packs:
                 for digest, data in _records(fd):
                     if digest in wanted and digest not in self._new:
                         self.add(digest, data)
-                if over and os.fstat(fd).st_nlink:
+                # Settled since it was opened, it is a pack now, and its writer may have begun another part.
+                if over and files.still(path, fd):
                     os.unlink(path)
             finally:
                 os.close(fd)
@@ -162,6 +175,13 @@ class Packs:
                 os.close(fd)
         self._fd = -1
         self._open.clear()
+
+
+def _make(folder: str) -> None:
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass  # another connection was faster
 
 
 def _names(folder: str) -> List[str]:

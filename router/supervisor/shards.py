@@ -116,7 +116,10 @@ def _bring(source: str, beside: str, known: os.stat_result) -> None:
     if known.st_nlink == 1:
         try:
             os.link(source, beside)
-            return
+            # Two volumes may have found it unshared at once: then each gets a copy.
+            if os.lstat(beside).st_nlink == 2:
+                return
+            os.unlink(beside)
         except OSError as e:
             if e.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
@@ -125,6 +128,9 @@ def _bring(source: str, beside: str, known: os.stat_result) -> None:
         sink = os.open(beside, files.NEW, 0o600)
         try:
             files.copy(fd, sink)
+            after = os.fstat(fd)
+            if (after.st_size, after.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
+                raise Fault("BLOBS_MISSING", "a shard was written into", "send it again")
             os.fsync(sink)
             os.utime(beside, ns=(known.st_mtime_ns, known.st_mtime_ns))
         finally:

@@ -109,7 +109,8 @@ def make(root: str, nonce: str, entries: List[Json], lay_out: Callable[[str], No
     folder, made = os.path.join(root, "spares"), os.path.join(root, "stage", nonce + ".spare")
     name = _name(entries)
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
+        if not os.path.isdir(folder):
+            os.mkdir(folder, 0o700)  # not its parents: a root that was removed is not to come back
         if os.path.exists(os.path.join(folder, name)):
             return
         disk = os.statvfs(root)
