@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from compute_router.machines.pins import pin, pins_file, unpin
 from compute_router.machines.reaching import reach
 from compute_router.machines.scanning import scan
 from compute_router.machines.session import Sessions
+from compute_router.machines.ssh import SSHMachine
 
 BOTH = pytest.mark.parametrize("transport", ["paramiko", "openssh"])
 
@@ -408,6 +410,30 @@ def test_the_supervisor_answers_there(
     assert sessions.ask("list").head["runs"] == []
     assert (tmp_path / "root" / "runs").is_dir()
     sessions.close()
+
+
+class Public:
+    """A transport without what is not promised of it."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def test_a_paramiko_that_only_does_what_is_public_will_do(
+    tmp_path: Path, server: Sshd, machines: list[Machine]
+) -> None:
+    machine = pinned(entry_of(server, tmp_path / "root"), machines)
+    assert isinstance(machine, SSHMachine)
+    assert said(machine, "echo", "first") == b"first\n"
+    [connection] = machine._connections
+    connection.transport = Public(connection.transport)
+    assert said(machine, "echo", "second") == b"second\n"
+    assert machine._connections == [connection]
 
 
 def shells() -> list[str]:

@@ -90,14 +90,18 @@ class SSHMachine(Machine):
         stream = SSHStream(self, connection, channel)
         try:
             # No answer is waited for: a refusal closes the channel, and what is written next
-            # travels with the request.
-            message = paramiko.Message()
-            message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
-            message.add_int(channel.remote_chanid)
-            message.add_string("exec")
-            message.add_boolean(False)
-            message.add_string(command)
-            connection.transport._send_user_message(message)  # type: ignore[attr-defined]
+            # travels with the request. paramiko has no public way to that.
+            send = getattr(connection.transport, "_send_user_message", None)
+            if send is None:
+                channel.exec_command(command)
+            else:
+                message = paramiko.Message()
+                message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
+                message.add_int(channel.remote_chanid)
+                message.add_string("exec")
+                message.add_boolean(False)
+                message.add_string(command)
+                send(message)
         except (paramiko.SSHException, EOFError, OSError) as e:
             stream.close()
             raise Broken(f"the connection to {self.name} broke: {e}") from e
