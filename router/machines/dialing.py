@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compute_router.errors import CredentialsError, Rejected, RouteError, Unavailable
 from compute_router.machines.hops import Hop, Way, resolve
 from compute_router.machines.pins import HostKey, alias, changed, pinned, told, trust
+from compute_router.machines.sockets import Prompt
 
 if TYPE_CHECKING:
     import paramiko
@@ -28,9 +28,6 @@ TRY = 3.0
 """Seconds of one try to connect. A lost first packet is sent again ever later, up to minutes: many short
 tries find a healed network sooner."""
 KEEPALIVE = 5
-DEAD = 12.0
-"""Seconds without an acknowledgement after which the kernel gives a connection up: with a keepalive
-each 5 s a dead link is seen within 17."""
 AUTH = 15.0
 ALONE = "sk-"
 RSA = ("rsa-sha2-512", "rsa-sha2-256")
@@ -196,8 +193,7 @@ class _Reach:
                 raise self.unreached(
                     f"{self.hop.shown} cannot be reached: {e.strerror or e}", "look at the network"
                 ) from e
-            _tune(sock)
-            return sock
+            return Prompt(sock)
 
     def _through(self, below: Connection) -> Any:
         paramiko = load()
@@ -362,13 +358,6 @@ def _is_hard(file: str) -> bool:
             return f.read(64).startswith(ALONE)
     except (OSError, ValueError):
         return False
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD * 1000))
 
 
 def _proxied(command: str, reach: _Reach) -> socket.socket:
