@@ -431,7 +431,7 @@ def test_a_paramiko_that_only_does_what_is_public_will_do(
     assert isinstance(machine, SSHMachine)
     assert said(machine, "echo", "first") == b"first\n"
     [connection] = machine._connections
-    connection.transport = Public(connection.transport)
+    connection.transport = Public(connection.transport)  # type: ignore[assignment]
     assert said(machine, "echo", "second") == b"second\n"
     assert machine._connections == [connection]
 

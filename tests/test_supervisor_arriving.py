@@ -179,7 +179,7 @@ def test_many_connections_bring_the_same_file(root: str) -> None:
             for turn in range(40):
                 start.wait()
                 arriving = Arriving(root, f"{n:016x}{turn:016x}")
-                asked = want(arriving) if (n + turn) % 2 else [[DIGEST, 0]]
+                asked: list[list[Any]] = want(arriving) if (n + turn) % 2 else [[DIGEST, 0]]
                 for _, offset in asked:
                     for at in range(offset, len(DATA) + 1, 100_000):
                         last = at + 100_000 >= len(DATA)
