@@ -1,13 +1,12 @@
-"""What several machines mean for one run: its state, its offers and its facts, by pure functions.
+"""What several machines mean for one run: its state and its offers, by pure functions.
 
-Shown for every row of the table of states, for groups that are too small, busy, unlike or cold, and
-for fields that are added up, joined, or must be alike. And which of several ranks failed first.
+Shown for every row of the table of states, and for groups that are too small, busy, unlike or cold.
+And which of several ranks failed first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from compute_router.cli.nodes import lines
 from compute_router.machines.entry import MachineEntry
 from compute_router.machines.grouping import group_offers, meeting
 from compute_router.machines.together import Member, together
-from compute_router.receipt.across import Node, broken, observe_all, rows
-from compute_router.receipt.facts import at_path
-from compute_router.records import digest, plain
+from compute_router.records import plain
 from compute_router.supervisor import failing
 from compute_router.supervisor.runs import Attempt, Run
 from compute_router.testing.fakes import offer, work
@@ -230,80 +227,6 @@ def test_what_the_machines_themselves_refused_stands_beside_the_refusal() -> Non
 def test_where_the_others_reach_a_machine() -> None:
     assert meeting(entry(peer_address="192.168.7.1", interface="ib0")) == ("192.168.7.1", "ib0")
     assert meeting(entry()) == ("10.0.0.1", None)
-
-
-# Facts
-
-
-def block(node: int, **more: Any) -> dict[str, Any]:
-    def seen(v: Any) -> dict[str, Any]:
-        return {"v": v, "src": "supervisor", "at": 5}
-
-    observed = {"sku": seen("H200-SXM"), "count": seen(8), "uuid": seen([f"GPU-{node}"]), "errors": seen([])}
-    base: dict[str, Any] = {
-        "schema": "route.measured/1",
-        "run_id": "r",
-        "attempt": 1,
-        "launch": {"ranks": 8, "members": ["h1", "h2"], "node_rank": node},
-        "hw": {"observed": observed},
-        "distributed": {"first_step_us": seen([node] * 8)},
-        "startup": {"class": seen("warm_machine_fresh_process")},
-    }
-    for path, v in more.items():
-        section, _, name = path.partition("__")
-        at = base[section]["observed"] if section == "hw" else base[section]
-        at[name] = seen(v) if v is not None else {"v": None, "why": "the driver hung"}
-    return base
-
-
-def facts(*blocks: dict[str, Any] | None) -> dict[str, Any]:
-    others = [
-        Node(rank, f"h{rank + 1}", b, digest(b) if b else None) for rank, b in enumerate(blocks) if rank
-    ]
-    return observe_all(blocks[0], others, at=9, cpu=False)
-
-
-def test_facts_of_several_machines_are_added_joined_or_alike() -> None:
-    found = facts(block(0), block(1, hw__errors=["Xid 79"]))
-    assert at_path(found, "distributed.world.v") == 16
-    assert at_path(found, "distributed.first_step_us.v") == [0] * 8 + [1] * 8
-    assert at_path(found, "hw.observed.uuid.v") == ["GPU-0", "GPU-1"]
-    assert at_path(found, "hw.observed.count.v") == 8
-    assert at_path(found, "hw.observed.errors.v") == ["h2: Xid 79"]
-    assert at_path(found, "startup.class.v") == "warm_machine_fresh_process"
-
-
-def test_what_differs_from_machine_to_machine_was_not_observed_of_the_run() -> None:
-    other = block(1, hw__sku="H100-SXM", startup__class="warm_machine_after_reboot", hw__count=None)
-    found = facts(block(0), other)
-    assert at_path(found, "hw.observed.sku")["v"] is None
-    assert "H200-SXM on h1, H100-SXM on h2" in at_path(found, "hw.observed.sku.why")
-    assert at_path(found, "startup.class.v") is None
-    assert at_path(found, "hw.observed.count.why") == "unobserved: h2: the driver hung"
-    assert at_path(facts(block(0), None), "distributed.world.v") is None
-
-
-def test_a_block_of_another_machine_is_what_its_digest_stands_for() -> None:
-    first, second = block(0), block(1)
-    listed = rows(first, digest(first), [Node(1, "h2", second, digest(second))])
-    receipt = {
-        "run_id": "r",
-        "attempt": 1,
-        "measured_sha256": digest(first),
-        "context": {"nodes": {"v": listed, "src": "observed", "at": 1}},
-    }
-    assert list(broken(receipt)) == []
-    spoils: list[Callable[[Any], Any]] = [
-        lambda r: r[1]["measured"].update(attempt=2),
-        lambda r: r[1].update(measured=None),
-        lambda r: r[1].update(measured_sha256="0" * 64),
-        lambda r: r[0].update(measured_sha256="0" * 64),
-        lambda r: r[0].update(measured={}),
-    ]
-    for spoil in spoils:
-        copy = json.loads(json.dumps(receipt))
-        spoil(copy["context"]["nodes"]["v"])
-        assert len(list(broken(copy))) == 1
 
 
 # Which rank failed first

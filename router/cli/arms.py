@@ -144,10 +144,11 @@ def _name(group: Sequence[str]) -> str:
 
 
 def _load(path: Path, files: dict[str, Path]) -> Loaded | Unread:
-    from compute_router.compare import load
+    from compute_router.compare.loading import load
 
-    files[str(path)] = path
-    return load(path, ref=str(path))
+    ref = str(path)
+    files[ref] = path
+    return load(path, ref=ref)
 
 
 def _named(cli: Cli, ref: str, notes: list[str]) -> list[Path]:
@@ -213,10 +214,10 @@ def _below(folder: Path) -> list[Path]:
     own = folder / "receipt.json"
     if own.is_file():
         return [own]
-    found = [path for path in folder.glob("*.json") if path.is_file()]
+    found = {path for path in folder.glob("*.json") if path.is_file()}
     for path in folder.rglob("receipt.json"):
-        if path.is_file() and path not in found:
-            found.append(path)
+        if path.is_file():
+            found.add(path)
         if len(found) > MOST_FILES:
             what = f"{folder} holds more than {MOST_FILES:,} receipts"
             raise InputError(what, mend="name a smaller folder")

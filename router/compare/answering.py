@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compute_router.compare import finding
+from compute_router.compare import finding, soundness
 from compute_router.compare.figures import timing
 from compute_router.compare.outcome import Contrast, Estimate, Metric, Point, Result, Role, Verdict
 from compute_router.compare.sight import Run, Sight
@@ -166,6 +166,10 @@ def cannot(
         told.append(f"A claim: {'; '.join(reasons)}.")
     if primary is not None and not sight.blocks and not _in_study(sight):
         told.append("That the number of runs was fixed beforehand: they belong to no study.")
+    if primary is not None and (hidden := soundness.unwatched(sight)):
+        told.append(f"That nothing disturbed the steady window: {hidden}.")
+    if primary is not None and (clocks := soundness.clocks(sight)):
+        told.append(f"That the accelerators ran at the same clocks: {clocks}.")
     warned = [d.field for d in sight.differences if d.role is Role.WARNS]
     if warned:
         told.append(f"That nothing else differed: {', '.join(warned[:8])} did.")

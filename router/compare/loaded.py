@@ -31,7 +31,10 @@ WARNED = tuple(f.path for f in TABLE if f.cls in ("W", "V") and f.path not in _N
 KEYED = {f.path: frozenset(f.sources) for f in TABLE if f.cls == "K" and f.block != "receipt"}
 """Fields that must be equal, and the sources that are good enough for each."""
 _KEYED = tuple(KEYED)
-_MISSED = (*WARNED, "kernel.observed")
+_MISSED = (
+    *WARNED,
+    *("kernel.observed", "hw.observed.cotenants", "hw.observed.throttle_reasons", "compile.recompiles"),
+)
 _SUBMIT = "timing.submit_us"
 
 
@@ -83,7 +86,7 @@ class Loaded:
         self.weak: tuple[str, ...] = _weak(_parts(context, _KEYED, "src"))
         """Fields of class K that are told by a source that is not good enough."""
         self.inapplicable: frozenset[str] = _inapplicable(_parts(context, _MISSED, "why"))
-        """Of `WARNED` and the kernel, the fields that do not apply."""
+        """Of `WARNED` and of what may not apply beside them, the fields that do not apply."""
         submit = _fact(context, _SUBMIT)
         told = isinstance(submit.v, int) and isinstance(submit.at, int)
         self.submitted_us: int | None = submit.at - submit.v if told else None

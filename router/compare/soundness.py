@@ -5,14 +5,30 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
 from compute_router.compare.figures import DERIVED
 from compute_router.compare.finding import listed, named, of_window, where
+from compute_router.compare.loaded import WARNED
+from compute_router.compare.outcome import Role
 from compute_router.compare.sight import Run, Sight
 
 STEP_SHARE = 0.10
 LIKE_POWER = 20
 """Percentage points by which the shares of samples at the power limit may differ."""
+PLACES = (
+    *("hw.observed.uuid", "hw.observed.driver", "hw.observed.ecc", "hw.observed.mem_bytes"),
+    *("hw.observed.cpu_milli", "hw.observed.governor"),
+)
+"""Fields of class W by which machines of one model differ."""
+CLOCK_SHARE = 0.05
+"""By how much the clocks of two arms may differ without a word."""
+WATCHED = {
+    "hw.observed.cotenants": "processes of others",
+    "hw.observed.throttle_reasons": "lowered clocks",
+    "compile.recompiles": "recompiles",
+}
+"""What may disturb a steady window, and can only be ruled out where somebody looked."""
 _SHARE = re.compile(r"^(.*?) (\d+)%$")
 
 
@@ -34,7 +50,7 @@ def unstable(sight: Sight) -> str:
             match = _SHARE.match(reason)
             name, share = (match[1], int(match[2])) if match else (reason, 100)
             if "power_cap" in name:
-                capped = share
+                capped = max(capped, share)  # of several machines each tells its own
             elif share:
                 told.setdefault(f"throttled by {name} in {share}% of samples", []).append(run)
         power.append(capped)
@@ -162,3 +178,47 @@ def direction(sight: Sight) -> str:
     if all(f.direction for f in told):
         return ""
     return f"whether more {sight.metric.name} is better is not told"
+
+
+def places(sight: Sight) -> str:
+    """By which fields each arm ran on machines of its own, run for run: running in turn does not cure it."""
+    told = []
+    for path in PLACES:
+        d = sight.difference(path)
+        if d is None or d.role is not Role.WARNS:
+            continue
+        at = WARNED.index(path)
+        sides = [{run.loaded.warned[at] for run in arm.counted} for arm in sight.arms]
+        if not sides[0] & sides[1]:
+            told.append(path)
+    if not told:
+        return ""
+    return (
+        f"{', '.join(told)} differ between the arms in every run, and whatever else these machines differ in"
+    )
+
+
+def unwatched(sight: Sight) -> str:
+    """What could have disturbed the steady window without anybody seeing it."""
+    if not of_window(sight):
+        return ""
+    told = []
+    for path, name in WATCHED.items():
+        each = [run.loaded for run in sight.runs]
+        count = sum(one.seen[path] is None and path not in one.inapplicable for one in each)
+        if count:
+            told.append(f"{name} in {count} of {len(each)} runs")
+    return f"nobody looked for {', '.join(told)}" if told else ""
+
+
+def clocks(sight: Sight) -> str:
+    """Whether the GPUs ran at other clocks, which no rule judges: code that is faster may draw more power."""
+    middles = []
+    for arm in sight.arms:
+        each = [run.loaded.seen["hw.observed.clock_sm_mhz"] for run in arm.counted]
+        known = [v for one in each if isinstance(one, dict) and type(v := one.get("p50")) is int and v > 0]
+        middles.append(median(known) if known else 0)
+    if not all(middles) or max(middles) <= min(middles) * (1 + CLOCK_SHARE):
+        return ""
+    names = (arm.name for arm in sight.arms)
+    return ", ".join(f"{middle:g} MHz in {name}" for name, middle in zip(names, middles, strict=True))

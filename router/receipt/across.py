@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from compute_router.receipt.facts import MOST_TEXT, Fact, at_path, missing, put, seen, unobserved, value
 from compute_router.receipt.observing import observe
 from compute_router.receipt.schema import TABLE
-from compute_router.records import canonical
+from compute_router.records import canonical, digest
 
 __all__ = ["Node", "broken", "nodes_of", "observe_all", "rows"]
 
@@ -129,6 +129,43 @@ def _named(facts: Facts) -> Fact:
     return _gone(facts) or _made(facts, list(told))
 
 
+def _bad_news(rule: Callable[[Facts], Fact], bad: Callable[[Any], Any] = bool) -> Callable[[Facts], Fact]:
+    """What one machine saw is not undone by another that could not look."""
+
+    def made(facts: Facts) -> Fact:
+        known = [(who, fact) for who, fact in facts if not missing(fact)]
+        if known and bad((found := rule(known))["v"]):
+            return found
+        return rule(facts)
+
+    return made
+
+
+def _in_order(facts: Facts) -> Fact:
+    """One digest; that of all of them, by rank, where the machines have different ones."""
+    if gone := _gone(facts):
+        return gone
+    each = [fact["v"] for _, fact in facts]
+    return dict(facts[0][1]) if len(set(each)) == 1 else _made(facts, digest(each))
+
+
+def _merged(facts: Facts) -> Fact:
+    """Every name once; where the machines have different values for it, all of them, by rank."""
+    if gone := _gone(facts):
+        return gone
+    found = {}
+    for name in sorted({name for _, fact in facts for name in fact["v"]}):
+        each = [fact["v"].get(name, "(not set)") for _, fact in facts]
+        found[name] = (each[0] if len(set(each)) == 1 else " | ".join(each))[:MOST_TEXT]
+    return _made(facts, found)
+
+
+def _slowest(facts: Facts) -> Fact:
+    """The clocks of the machine whose GPUs ran slowest: the others wait for it."""
+    told = [fact for _, fact in facts if type(at_path(fact, "v.p50")) is int]
+    return _gone(facts) or (dict(min(told, key=lambda fact: fact["v"]["p50"])) if told else dict(facts[0][1]))
+
+
 def _alike(part: Callable[[Any], Any] = lambda v: v) -> Callable[[Facts], Fact]:
     """All must have the same, or the same `part` of it."""
 
@@ -154,15 +191,22 @@ def _each(*names: str) -> Callable[[Any], Any]:
     return lambda v: sorted([str(item.get(name)) for name in names] for item in v)
 
 
+def _uncommitted(volumes: Any) -> bool:
+    return any(v.get("committed") is False or "commit_failed" in (v.get("event") or ()) for v in volumes)
+
+
 RULES: Mapping[str, Callable[[Facts], Fact]] = {
     "distributed.world": _total,
-    "hw.observed.cotenants": _total,
+    "hw.observed.cotenants": _bad_news(_total),
+    "compile.recompiles": _bad_news(_total),
     "distributed.first_step_us": _joined,
     "mem.peak_alloc_bytes": _joined,
     "mem.peak_reserved": _joined,
     "hw.observed.uuid": _joined,
-    "hw.observed.throttle_reasons": _joined,
-    "hw.observed.errors": _named,
+    "hw.observed.throttle_reasons": _bad_news(_joined),
+    "hw.observed.errors": _bad_news(_named),
+    "volumes": _bad_news(_joined, bad=_uncommitted),
+    "hw.observed.clock_sm_mhz": _slowest,
     "hw.observed.temp_c_max": _most,
     "mem.host_rss_peak": _most,
     "hw.observed.sku": _alike(),
@@ -170,8 +214,17 @@ RULES: Mapping[str, Callable[[Facts], Fact]] = {
     "hw.observed.topology": _alike(),
     "hw.observed.power_limit_w": _alike(),
     "hw.observed.mig": _alike(),
+    **{
+        f"hw.observed.{name}": _alike()
+        for name in ("driver", "cuda_driver", "cc", "ecc", "mem_bytes", "cpu_milli", "governor")
+    },
     "startup.class": _alike(),
     "env.stack": _alike(),
+    "env.allow": _merged,
+    "env.dists_sha256": _in_order,
+    "image.digest": _alike(),
+    "lock_sha256": _alike(),
+    "data.manifest_sha256": _in_order,
     "cache": _alike(_each("kind", "state", "verdict")),
     "storage": _alike(_each("role", "class")),
 }
