@@ -251,22 +251,21 @@ class SSHBackend(MachineBackend):
     def _nowhere_else(self, submission: Submission) -> None:
         """See that no other machine has this key, which another client may have given to a run there.
         Raises `Conflict` if one has, `Unavailable` if one cannot be asked."""
+        from compute_router.machines.others import unsure
+
         here = submission.offer.data.get("machines", ())
         others = [name for name in self.entries if name not in here]
         calls = {name: functools.partial(self._knows, name, submission) for name in others}
         got = side_by_side(calls, PATIENCE)
         for name in others:
-            known = got.get(name, Unavailable(f"no answer within {PATIENCE} s"))
+            known = got.get(name) if name in got else _late(name, PATIENCE)
             if known is True:
                 raise Conflict(
                     f"the run of key {submission.key!r} was started on {name} already",
                     mend=f"use another --key, or look at it: route status {submission.id}",
                 )
-            if known is not False:
-                raise Unavailable(
-                    f"whether key {submission.key!r} was started on {name} already cannot be known: {known}",
-                    mend=f"leave out --key, or route machine remove {name} if it is gone for good",
-                )
+            if isinstance(known, BaseException):
+                raise unsure(name, submission.key, known)
 
     def _knows(self, name: str, submission: Submission) -> bool:
         sessions = self._running.sessions(self.machine(name))

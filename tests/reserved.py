@@ -59,7 +59,7 @@ class Fleet:
             **{"root": str(place / "root"), **entry},
         )
         self.entries[name] = made
-        pin(name, scan(name, made))
+        pin(scan(name, made))
         return made
 
     def backend(self, home: Path, *only: str) -> SSHBackend:

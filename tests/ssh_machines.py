@@ -32,7 +32,7 @@ def pin_all(name: str, entry: MachineEntry) -> None:
     """Take every key on the way to the machine for right, as `--trust-first-use` does."""
     for _ in range(10):
         keys = scan(name, entry)
-        pin(name, keys[-1:])
+        pin(keys[-1:])
         if keys[-1].target:
             return
     raise AssertionError("the way to the machine does not end")

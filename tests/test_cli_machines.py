@@ -113,6 +113,17 @@ def test_a_machine_is_added_listed_checked_and_removed(route: Route, sshd: Sshd,
     assert (sshd.folder / "root").exists()
 
 
+def test_what_was_remembered_of_a_machine_is_not_said_of_the_next_of_its_name(
+    route: Route, sshd: Sshd, config: Path, home: Path
+) -> None:
+    assert route(*arguments(sshd), "--trust-first-use", "--no-check").returncode == 0
+    (home / "machines").mkdir(parents=True)
+    seen = home / "machines" / "h1.json"
+    seen.write_text('{"silent_us": 1, "seen_us": 1}')
+    assert route("machine", "remove", "h1").returncode == 0
+    assert not seen.exists()
+
+
 def test_the_real_ssh_will_do_too(route: Route, sshd: Sshd, config: Path, tmp_path: Path) -> None:
     (tmp_path / "ssh_config").write_text("")
     words = [*arguments(sshd), "--transport", "openssh", "--accelerator", "cpu"]
@@ -122,6 +133,26 @@ def test_the_real_ssh_will_do_too(route: Route, sshd: Sshd, config: Path, tmp_pa
     assert 'transport = "openssh"' in config.read_text()
     out = route("machine", "check", env={"XDG_RUNTIME_DIR": None})
     assert (out.returncode, "ok  python3" in out.stdout) == (0, True), out.stdout
+
+
+def test_what_the_real_ssh_shares_or_is_told_to_run_is_in_nobodys_way(
+    route: Route, sshd: Sshd, config: Path, tmp_path: Path
+) -> None:
+    shared, known = tmp_path / "s", tmp_path / "k"
+    ssh = ["ssh", "-F", str(tmp_path / "ssh_config"), "-p", str(sshd.port), "-i", str(sshd.identity)]
+    ssh += ["-o", "StrictHostKeyChecking=accept-new", "-o", f"UserKnownHostsFile={known}"]
+    (tmp_path / "ssh_config").write_text(
+        f"ControlMaster auto\nControlPath {shared}\nControlPersist 60\nRemoteCommand touch {tmp_path}/ran\n"
+    )
+    subprocess.run([*ssh, "-o", "RemoteCommand=none", "-N", "-f", sshd.bind], check=True, timeout=60)
+    try:
+        assert shared.exists(), "a connection that ssh would use again"
+        out = route(*arguments(sshd), "--transport", "openssh", "--trust-first-use", "--accelerator", "cpu")
+        assert out.returncode == 0, out.stderr
+        assert fingerprint(sshd) in out.stderr
+        assert not (tmp_path / "ran").exists()
+    finally:
+        subprocess.run([*ssh, "-O", "exit", sshd.bind], capture_output=True, timeout=60, check=False)
 
 
 def test_a_run_that_is_not_over_is_named_when_its_machine_is_removed(
@@ -407,6 +438,20 @@ def test_a_jump_on_the_way_is_asked_about_too(route: Route, sshd: Sshd, config: 
         assert out.returncode == 0, out.stderr
         assert out.stderr.index(fingerprint(jump)) < out.stderr.index(fingerprint(sshd))
         assert route("machine", "check").returncode == 0
+
+        # Its mend has to be one: the key of a jump goes with no machine.
+        jump.kill()
+        jump.host_key.unlink()
+        Path(f"{jump.host_key}.pub").unlink()
+        keygen(jump.host_key)
+        jump.start()
+        out = route(*words, "--trust-first-use", "--no-check")
+        assert out.returncode == 77
+        assert fingerprint(jump) in out.stderr
+        mend = re.search(r"ssh-keygen -R .*?(?=, and add h1 again)", " ".join(out.stderr.split()))
+        assert mend, out.stderr
+        subprocess.run(["sh", "-c", mend[0]], check=True, capture_output=True, timeout=60)
+        assert route(*words, "--trust-first-use", "--no-check").returncode == 0
     finally:
         jump.kill()
 
@@ -434,7 +479,8 @@ def test_a_person_is_asked_and_may_paste_the_fingerprint(sshd: Sshd, folder: Pat
 def test_the_fingerprint_itself_is_an_answer(sshd: Sshd, folder: Path, config: Path) -> None:
     terminal = Terminal(folder, *arguments(sshd))
     terminal.until("paste what its owner told you")
-    terminal.type(fingerprint(sshd) + "\n")
+    # As ssh-keygen says it.
+    terminal.type(f"256 {fingerprint(sshd)} root@h1 (ED25519)\n")
     assert terminal.exit() == 0, terminal.seen
     assert "[machines.h1]" in config.read_text()
     assert "\x1b[32mok\x1b[0m" in terminal.seen

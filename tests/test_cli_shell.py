@@ -68,6 +68,17 @@ def test_a_shell_stands_in_the_runs_folder_on_a_terminal_of_this_size(run_id: st
     assert terminal.last_modes == before, "the terminal is as it was"
 
 
+def test_a_terminal_that_knows_no_size_and_no_stdin_at_all_will_do(run_id: str, folder: Path) -> None:
+    terminal = Terminal(folder, "shell", run_id, "--", "stty", "size", columns=0)
+    assert terminal.exit() == 0, terminal.seen
+    assert "40 80" in terminal.seen
+    words = [sys.executable, *ROUTE[1:], "shell", run_id, "--", "echo", "there"]
+    out = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *words], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert (out.returncode, out.stdout) == (0, "there\n"), out.stderr
+
+
 def test_ctrl_c_reaches_the_program_there_and_not_the_client(run_id: str, folder: Path) -> None:
     terminal = Terminal(folder, "shell", run_id)
     terminal.until("leaving it")

@@ -232,6 +232,14 @@ def test_edits_at_the_same_time_are_all_kept(file: Path) -> None:
     assert set(values(file)["machines"]) == {"a", *(f"m{n}" for n in range(32))}
 
 
+def test_a_file_that_its_owner_made_read_only_is_left(file: Path) -> None:
+    file.write_text("")
+    file.chmod(0o444)
+    with pytest.raises(InputError, match=r"config.toml cannot be written: it is read-only"):
+        add("b", address="b")
+    assert file.read_text() == ""
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(file: Path) -> None:
     file.write_text("")

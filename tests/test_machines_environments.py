@@ -24,11 +24,14 @@ from test_environment import index as index
 from test_environment import wheel, workload
 
 from compute_router.errors import PreflightFailed, Unavailable
+from compute_router.machines import environments
 from compute_router.machines.contract import Interpreter, Machine
 from compute_router.machines.environments import built_on
 from compute_router.machines.local import LocalMachine
 from compute_router.machines.reaching import reach
 from compute_router.machines.session import Sessions
+from compute_router.supervisor import environments as building
+from compute_router.supervisor import wire
 
 
 def sessions_of(tmp_path: Path) -> Sessions:
@@ -229,6 +232,45 @@ def test_a_machine_that_is_away_is_unavailable(tmp_path: Path, index: Path) -> N
     machine = CutMachine(tmp_path / "there", Cut(opens=0))
     with pytest.raises(Unavailable):
         built_on(Sessions(machine), WANTS, tmp_path / "home")
+
+
+def test_what_means_something_here_alone_is_not_sent() -> None:
+    given = {
+        "UV_DEFAULT_INDEX": "https://i",
+        "UV_INDEX_I_PASSWORD": "p",
+        "SSL_CERT_FILE": "/c",
+        "PATH": "/bin",
+    }
+    here = {
+        "UV_CONSTRAINT": "c",
+        "UV_SYSTEM_PYTHON": "1",
+        "UV_PUBLISH_TOKEN": "t",
+        "UV_WORKING_DIR": "/x",
+    }
+    sent = environments._sent({**given, **here}, "a==1\n", {})
+    assert sent == {name: value for name, value in given.items() if name != "PATH"}
+
+
+def test_nothing_that_uv_started_outlives_a_client_that_went(tmp_path: Path) -> None:
+    (mine, theirs), (hears, tells) = os.pipe(), os.pipe()
+    os.close(theirs)
+    script = f"sleep 1000 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(wire.Gone):
+        building._run(wire.Wire(mine, tells), ["sh", "-c", script], dict(os.environ), "it", "", tells)
+    pid = (tmp_path / "pid").read_text().strip()
+    until = time.monotonic() + 30
+    while "sleep" in _command(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert "sleep" not in _command(pid)
+    for fd in (mine, hears, tells):
+        os.close(fd)
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def test_the_supervisor_tells_what_it_is(tmp_path: Path) -> None:

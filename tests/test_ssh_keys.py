@@ -45,9 +45,14 @@ def test_what_cannot_be_asked_starts_nothing(fleet: Fleet, tmp_path: Path, folde
     made = submission(client, workload(folder), **given)
     with pytest.raises(Unavailable, match="cannot be known") as refused:
         client.submit(made)
-    assert "--key" in refused.value.mend
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="cannot be known") as sought:
         client.find("nightly")
+    for told in (refused.value, sought.value):
+        assert told.what.startswith("whether 'nightly' was started on h1 cannot be known: ")
+        assert "refuses the connection" in told.what, "why"
+        assert "wait until h1 answers" in told.mend
+        assert "route machine remove h1" in told.mend
+        assert "\n" not in told.what + told.mend
     assert runs(fleet) == 0
     without = client.submit(submission(client, workload(folder)))
     assert ended(client, without)[0].state is State.SUCCEEDED

@@ -107,7 +107,7 @@ def test_the_key_that_is_shown_is_the_servers(tmp_path: Path, server: Sshd, tran
         ["ssh-keygen", "-lf", str(server.host_key)], capture_output=True, text=True, check=True
     ).stdout.split()
     assert (key.fingerprint, key.type, key.known, key.target) == (listed[1], "ssh-ed25519", "new", True)
-    pin("h1", [key])
+    pin([key])
     assert scan("h1", entry)[0].known == "pinned"
     assert "Accepted" not in server.log, "looking at a key is no login"
     unpin("h1")
@@ -164,7 +164,7 @@ def test_a_key_of_several_is_asked_for_by_the_kind_that_is_pinned(
         entry = entry_of(both, tmp_path / "root")
         [key] = scan("h1", entry)
         words = Path(f"{rsa}.pub").read_text().split()
-        pin("h1", [msgspec.structs.replace(key, type=words[0], line=" ".join(words[:2]))])
+        pin([msgspec.structs.replace(key, type=words[0], line=" ".join(words[:2]))])
         machine = reach("h1", entry)
         machines.append(machine)
         assert said(machine, "echo", "in") == b"in\n"

@@ -175,7 +175,7 @@ def _agreed_keys(
         if last.known in ("changed", "differs"):
             check_trust(last, name)
         _agree(cli, name, last, trust=trust)
-        pin(name, [last])
+        pin([last])
         if last.target:
             return keys, True
     raise Refused(f"the way to {name} has too many jumps", mend="look for a circle in ~/.ssh/config")
@@ -188,7 +188,7 @@ def _agree(cli: Cli, name: str, key: HostKey, *, trust: bool) -> None:
     if trust:
         cli.out.note(f"{who} has the key {told}, {KNOWN[key.known]}: trusted as asked")
         return
-    if cli.out.as_json or not cli.out.terminal_err or not sys.stdin.isatty():
+    if cli.out.as_json or not cli.out.terminal_err or not (sys.stdin and sys.stdin.isatty()):
         raise InputError(
             f"nobody has looked at the key of {who.rstrip(',')}: {told}, {KNOWN[key.known]}",
             mend="compare it with what its owner says, then add --trust-first-use",
@@ -199,9 +199,11 @@ def _agree(cli: Cli, name: str, key: HostKey, *, trust: bool) -> None:
     cli.out.note(f"Its owner sees the same with: ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub")
     while True:
         answer = click.prompt("Is it right? yes, no, or paste what its owner told you", err=True).strip()
-        if answer.lower() in ("yes", key.fingerprint.lower()) or answer == key.fingerprint:
+        # The whole line of ssh-keygen will do as well.
+        shown = [word for word in answer.split() if word.startswith("SHA256:")]
+        if answer.lower() == "yes" or shown == [key.fingerprint]:
             return
-        if answer.lower() == "no" or answer.startswith("SHA256:"):
+        if answer.lower() == "no" or shown:
             same = "it is another one" if answer.lower() != "no" else "you said no"
             raise Refused(
                 f"the key of {who.rstrip(',')} was not taken: {same}", mend="ask its owner for the right one"

@@ -89,7 +89,9 @@ def check(cli: Cli, names: tuple[str, ...]) -> int:
 @click.pass_obj
 def remove(cli: Cli, name: str) -> int:
     """Forget a machine and its key. Runs that it has go on, and can be found once it is added again."""
+    from compute_router.home import default_home
     from compute_router.machines.editing import remove as take_out
+    from compute_router.machines.memory import Memory
     from compute_router.machines.pins import alias, pinned, unpin
 
     there = own_table(cli, name)
@@ -100,6 +102,7 @@ def remove(cli: Cli, name: str) -> int:
     if there is not None:
         take_out(name)
     unpin(name)
+    Memory(default_home()).forget(name)
     cli.out.line(
         f"removed {name}" + ("" if there is not None else ": its key, which was all there was of it")
     )

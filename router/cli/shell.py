@@ -52,16 +52,16 @@ def shell(cli: Cli, id: str, command: tuple[str, ...], node: int | None) -> int:
     handle = run.read("handle", Handle)
     if handle is None:
         raise Refused(f"run {run.id} was never started, so it is nowhere", mend=f"route status {run.id}")
-    asking = sys.stdin.isatty() and not cli.out.as_json
+    asking = sys.stdin is not None and sys.stdin.isatty() and not cli.out.as_json
     if not command and not asking:
         raise InputError("a shell needs a terminal", mend=f"route shell {id} -- COMMAND needs none")
     backend = cli.router.backend(handle.backend, run.read("workload", Workload))
     found = part_of(backend, handle, node)
-    size = os.get_terminal_size(sys.stdin.fileno()) if asking else None
+    size = _size(sys.stdin.fileno()) if asking else None
     cli.out.busy("opening a shell")
     opened = guarded(
         handle.backend,
-        lambda: backend.shell(found, command, size=(size.lines, size.columns) if size else None),
+        lambda: backend.shell(found, command, size=size),
     )
     cli.out.calm()
     if asking and not command:
@@ -70,6 +70,12 @@ def shell(cli: Cli, id: str, command: tuple[str, ...], node: int | None) -> int:
     error = problem("COMMAND_FAILED", f"the command ended with {code}") if code else None
     cli.out.done({"run_id": run.id, "exit_code": code}, error=error)
     return code
+
+
+def _size(fd: int) -> tuple[int, int]:
+    """Rows and columns; of a terminal that was never told its own, those that programs then go by."""
+    now = os.get_terminal_size(fd)
+    return now.lines or 24, now.columns or 80
 
 
 def _plain(number: int, data: bytes) -> None:
@@ -148,8 +154,7 @@ def _feed(opened: Shell, stop: int, told: int, terminal: bool) -> None:
                 return
             if told in ready:
                 os.read(told, 64)
-                now = os.get_terminal_size(fd)
-                opened.resize(now.lines, now.columns)
+                opened.resize(*_size(fd))
             if fd not in ready:
                 continue
             data = os.read(fd, PIECE)

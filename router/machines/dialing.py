@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import os
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compute_router.errors import CredentialsError, Rejected, RouteError, Unavailable
+from compute_router.gather import side_by_side
 from compute_router.machines.hops import Hop, Way, resolve
 from compute_router.machines.pins import HostKey, alias, changed, pinned, told, trust
 from compute_router.machines.sockets import Prompt
+from compute_router.machines.userkeys import first_line, keys_of, load
 
 if TYPE_CHECKING:
     import paramiko
@@ -28,24 +30,10 @@ TRY = 3.0
 """Seconds of one try to connect. A lost first packet is sent again ever later, up to minutes: many short
 tries find a healed network sooner."""
 KEEPALIVE = 5
+DEAF = 6.0
+"""Seconds of tries to connect to one that was not reached before: some packets may be lost, not all."""
 AUTH = 15.0
-ALONE = "sk-"
 RSA = ("rsa-sha2-512", "rsa-sha2-256")
-
-
-def load() -> Any:
-    """paramiko, kept from writing to a terminal. Raises `Rejected` where it is not installed."""
-    try:
-        import paramiko
-    except ImportError as e:
-        raise Rejected(
-            f"paramiko is needed to reach machines by SSH: {e}", mend="pip install 'compute-router[ssh]'"
-        ) from e
-    log = logging.getLogger("paramiko")
-    if not log.handlers:
-        log.addHandler(logging.NullHandler())
-        log.propagate = False
-    return paramiko
 
 
 class Connection:
@@ -86,10 +74,13 @@ def dial(
     entry: MachineEntry,
     *,
     deadline: float,
+    patient: bool = False,
     accept: Callable[[HostKey], bool] | None = None,
 ) -> Connection | None:
     """A connection on which somebody is logged in, within `deadline` seconds.
 
+    Where nothing at all comes back from the first computer on the way that is given up on after some
+    seconds, unless `patient`: it was reached before, and a network that is away for a moment may heal.
     Each key on the way must be pinned, or of a jump that the user's own ssh knows. With `accept` it is
     asked about each key instead: at the first False the way ends and None is returned. Raises
     `Unavailable` (try again), `CredentialsError` (a key or a login is not right), `Rejected`,
@@ -102,7 +93,7 @@ def dial(
     try:
         for index, hop in enumerate(way.hops):
             target = index == len(way.hops) - 1
-            reach = _Reach(name, hop, target, bool(entry.identity) and target, end)
+            reach = _Reach(name, hop, target, end, DEAF if index == 0 and not patient else deadline)
             made = reach.connect(way, made)
             if not reach.known(made, accept):
                 made.abandon()
@@ -118,8 +109,9 @@ def dial(
 class _Reach:
     """One hop of one dial."""
 
-    def __init__(self, name: str, hop: Hop, target: bool, named: bool, end: float) -> None:
-        self.name, self.hop, self.target, self.named, self.end = name, hop, target, named, end
+    def __init__(self, name: str, hop: Hop, target: bool, end: float, deaf: float) -> None:
+        self.name, self.hop, self.target, self.end = name, hop, target, end
+        self.deaf = time.monotonic() + deaf
         self.who = name if target else f"{name}, on the way at {hop.name}"
 
     def left(self) -> float:
@@ -157,7 +149,9 @@ class _Reach:
                 if hung_up and self.end - time.monotonic() > 1.0:
                     time.sleep(0.2 + int.from_bytes(os.urandom(1), "big") / 400)
                     continue
-                raise self.unreached(f"{self.hop.shown} does not speak SSH as it should: {_first(e)}") from e
+                raise self.unreached(
+                    f"{self.hop.shown} does not speak SSH as it should: {first_line(e)}"
+                ) from e
             except BaseException:
                 self._drop(made)
                 raise
@@ -172,19 +166,23 @@ class _Reach:
     def _socket(self, way: Way) -> Any:
         if way.proxy is not None:
             return _proxied(way.proxy, self)
+        try:
+            addresses = self._looked_up()
+        except OSError as e:
+            raise self.unreached(
+                f"the name {self.hop.address} cannot be looked up: {e.strerror}",
+                "correct its address, or look at the network",
+            ) from e
         while True:
             try:
-                sock = socket.create_connection(
-                    (self.hop.address, self.hop.port), timeout=min(TRY, self.left())
-                )
-            except TimeoutError:
+                sock = self._connected(addresses)
+            except TimeoutError as e:
                 self.left()
+                if time.monotonic() >= self.deaf:
+                    raise self.unreached(
+                        f"nothing comes back from {self.hop.shown}", "is it up, and is its address right?"
+                    ) from e
                 continue
-            except socket.gaierror as e:
-                raise self.unreached(
-                    f"the name {self.hop.address} cannot be looked up: {e.strerror}",
-                    "correct its address, or look at the network",
-                ) from e
             except ConnectionRefusedError as e:
                 raise self.unreached(
                     f"{self.hop.shown} refuses the connection", "is sshd running there, on that port?"
@@ -194,6 +192,31 @@ class _Reach:
                     f"{self.hop.shown} cannot be reached: {e.strerror or e}", "look at the network"
                 ) from e
             return Prompt(sock)
+
+    def _connected(self, addresses: Sequence[str]) -> socket.socket:
+        """A connection to the first of `addresses` that takes one. Raises what the last of them does."""
+        for address in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return self._one(address)
+        return self._one(addresses[-1])
+
+    def _one(self, address: str) -> socket.socket:
+        left = min(self.left(), self.deaf - time.monotonic())
+        return socket.create_connection((address, self.hop.port), timeout=max(0.1, min(TRY, left)))
+
+    def _looked_up(self) -> Sequence[str]:
+        """The addresses of its name. In a thread: a resolver that is silent would hold us up for minutes.
+        Raises `OSError`."""
+        name, port = self.hop.address, self.hop.port
+        ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        found = side_by_side({name: ask}, self.left()).get(name)
+        if found is None:
+            raise self.unreached(
+                f"the name {name} is not looked up in time", "look at the resolver of this computer"
+            )
+        if isinstance(found, BaseException):
+            raise found
+        return list(dict.fromkeys(str(each[4][0]) for each in found))
 
     def _through(self, below: Connection) -> Any:
         paramiko = load()
@@ -210,7 +233,7 @@ class _Reach:
                 "is its address right as the jump sees it, and forwarding allowed there?",
             ) from e
         except (paramiko.SSHException, EOFError, OSError) as e:
-            raise self.unreached(f"the jump before it broke off: {_first(e)}") from e
+            raise self.unreached(f"the jump before it broke off: {first_line(e)}") from e
 
     def _prefer(self, transport: Any) -> None:
         """Ask for a key of the kind that is pinned: a machine has several, and another proves nothing."""
@@ -226,9 +249,10 @@ class _Reach:
     def _incompatible(self, e: Exception) -> RouteError:
         if self._pinned() and "key" in str(e).lower():
             kinds = ", ".join(type_ for type_, _ in self._pinned())
-            return changed(self.name, self.hop.shown, f"it no longer has one of kind {kinds}")
+            jump = None if self.target else self.hop.place
+            return changed(self.name, self.hop.shown, f"it no longer has one of kind {kinds}", jump=jump)
         return Rejected(
-            f"{self.who}: no way of speaking is common to both: {_first(e)}",
+            f"{self.who}: no way of speaking is common to both: {first_line(e)}",
             mend='transport = "openssh" may know one',
         )
 
@@ -245,7 +269,7 @@ class _Reach:
     def log_in(self, made: Connection) -> None:
         paramiko = load()
         tried: list[str] = []
-        for what, source in self._keys(tried):
+        for what, source in keys_of(self.hop, tried):
             try:
                 more = made.transport.auth_publickey(self.hop.user, source)
             except paramiko.BadAuthenticationType as e:
@@ -256,7 +280,7 @@ class _Reach:
                     continue
                 raise self._refused(f"it hung up after {len(tried)} keys", tried) from None
             except (paramiko.SSHException, EOFError, OSError) as e:
-                raise self.unreached(f"the login at {self.hop.shown} broke off: {_first(e)}") from e
+                raise self.unreached(f"the login at {self.hop.shown} broke off: {first_line(e)}") from e
             if more:
                 raise self._refused(f"it also wants {', '.join(more)}")
             return
@@ -274,90 +298,6 @@ class _Reach:
             f"{self.who}: {self.hop.shown} lets nobody in: {why}{listed if tried is not None else ''}",
             mend=mend,
         )
-
-    def _keys(self, tried: list[str]) -> Iterator[tuple[str, Any]]:
-        """Keys to try, the likeliest first: the files, out of the agent where it has them; then the rest
-        of the agent's. What cannot be used is noted in `tried`."""
-        agent = {key.asbytes(): key for key in _agent(self.hop)}
-        used: set[bytes] = set()
-        for file in self.hop.identities:
-            public = _public(file)
-            if public in agent:
-                used.add(public)
-                yield f"{file} by the agent", agent[public]
-                continue
-            if os.path.exists(file):
-                key = _private(file, tried)
-                if key is not None:
-                    yield file, key
-        if not self.hop.only:
-            for blob, key in agent.items():
-                if blob not in used:
-                    yield f"{key.get_name()} of the agent", key
-
-
-def _agent(hop: Hop) -> list[Any]:
-    paramiko = load()
-    if hop.agent is None:
-        return []
-    with _AGENT, _environment("SSH_AUTH_SOCK", hop.agent):
-        try:
-            return list(paramiko.Agent().get_keys())
-        except (paramiko.SSHException, OSError):
-            return []
-
-
-_AGENT = threading.Lock()
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    # paramiko asks the environment alone for the agent.
-    before = os.environ.get(name)
-    if before == value:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _public(file: str) -> bytes:
-    """The public half of a key's file, where it stands beside; empty if it does not."""
-    import base64
-
-    try:
-        with open(f"{file}.pub" if not file.endswith(".pub") else file, encoding="utf-8") as f:
-            return base64.b64decode(f.readline().split()[1])
-    except (OSError, ValueError, IndexError):
-        return b""
-
-
-def _private(file: str, tried: list[str]) -> Any:
-    paramiko = load()
-    try:
-        return paramiko.PKey.from_path(file)
-    except (paramiko.PasswordRequiredException, TypeError):
-        tried.append(f"{file}: needs a passphrase")
-    except OSError as e:
-        tried.append(f"{file}: {e.strerror}")
-    except Exception as e:  # the library behind has errors of its own for each kind of damage
-        hard = ALONE in _first(e) or _is_hard(file)
-        tried.append(f"{file}: is a hardware key" if hard else f"{file}: cannot be read: {_first(e)}")
-    return None
-
-
-def _is_hard(file: str) -> bool:
-    try:
-        with open(f"{file}.pub", encoding="utf-8") as f:
-            return f.read(64).startswith(ALONE)
-    except (OSError, ValueError):
-        return False
 
 
 def _proxied(command: str, reach: _Reach) -> socket.socket:
@@ -377,7 +317,3 @@ def _proxied(command: str, reach: _Reach) -> socket.socket:
     finally:
         theirs.close()
     return ours
-
-
-def _first(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:300]

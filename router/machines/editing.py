@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -87,7 +88,7 @@ def _edited(edit: Callable[[str, Tables], str | None]) -> Path:
                 if _replaced(path, ("\ufeff" if bom else "").encode() + made.encode(), mark):
                     return path
     except OSError as e:
-        raise InputError(f"{shown} cannot be written: {e.strerror}", mend="see that it can be") from e
+        raise InputError(f"{shown} cannot be written: {e.strerror or e}", mend="see that it can be") from e
     raise InputError(f"{shown} is written by somebody else all the time", mend="close it, and try again")
 
 
@@ -157,6 +158,9 @@ def _replaced(path: Path, data: bytes, mark: tuple[int, ...] | None) -> bool:
             now = None
         if (None if now is None else _mark(now)) != mark:
             return False
+        if now is not None and not now.st_mode & 0o222:
+            # A rename asks the folder alone, but whoever made the file so means it.
+            raise OSError(errno.EACCES, "it is read-only")
         if now is not None:
             os.chmod(beside, stat.S_IMODE(now.st_mode))
             if (now.st_uid, now.st_gid) != (os.geteuid(), os.getegid()):

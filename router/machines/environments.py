@@ -32,8 +32,12 @@ NEEDS_GLIBC = 17
 """What the uv of its wheel for Linux needs (its tag is manylinux_2_17)."""
 SENT = ("UV_", "SSL_CERT_FILE")
 """Of the variables that uv is given here, those that it is given there too."""
-ELSEWHERE = ("UV_CACHE_DIR", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT", "UV_TOOL_DIR", "UV_CONFIG_FILE")
+HERE = """CACHE_DIR CONFIG_FILE CONSTRAINT BUILD_CONSTRAINT OVERRIDE EXCLUDE ENV_FILE PROJECT
+PROJECT_ENVIRONMENT WORKING_DIR WORKING_DIRECTORY PYTHON PYTHON_BIN_DIR PYTHON_CACHE_DIR PYTHON_INSTALL_DIR
+PYTHON_DOWNLOADS_JSON_URL SYSTEM_PYTHON TOOL_BIN_DIR TOOL_DIR CREDENTIALS_DIR INSTALL_DIR"""
+ELSEWHERE = frozenset(f"UV_{name}" for name in HERE.split())
 """Those that name places of this computer."""
+PUBLISHING = "UV_PUBLISH_"
 PATH = 'set python = "/path/on/the/machine"'
 
 
@@ -204,9 +208,13 @@ def _wheels(pinned: str) -> dict[str, Blob]:
     return found
 
 
+def _is_sent(name: str) -> bool:
+    return name.startswith(SENT) and name not in ELSEWHERE and not name.startswith(PUBLISHING)
+
+
 def _sent(environ: Mapping[str, str], text: str, wheels: Mapping[str, Blob]) -> dict[str, str]:
     """What uv is to know there. It travels on stdin: an index's address may hold a password."""
-    sent = {name: value for name, value in environ.items() if name.startswith(SENT) and name not in ELSEWHERE}
+    sent = {name: value for name, value in environ.items() if _is_sent(name)}
     packages = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", "-", " "))]
     if len(wheels) >= len(packages):
         # All of it was sent, so nothing need be asked of anybody.

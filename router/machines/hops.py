@@ -9,8 +9,9 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compute_router.errors import ConfigError, Rejected
@@ -18,6 +19,8 @@ from compute_router.errors import ConfigError, Rejected
 __all__ = ["Address", "Hop", "Way", "resolve", "user_config"]
 
 MOST_JUMPS = 8
+KNOWN = {"userknownhostsfile": ["~/.ssh/known_hosts"], "globalknownhostsfile": list[str]()}
+"""The keywords that name files of known keys, and what they are where there is no ssh to ask."""
 PORT = 22
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+$-]{0,63}(@[A-Za-z0-9_.-]{1,64})?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -69,7 +72,7 @@ def _wrong(text: str, why: str) -> ConfigError:
 class Hop:
     """One computer to log in at. `identities`: files of private keys, the likeliest first;
     `only`: no other key of the agent than these; `agent`: its socket, None = no agent;
-    `known`: files of known keys that the user's own ssh trusts."""
+    `known`: files of known keys that the user's own ssh trusts, where `alias` names it if there is one."""
 
     name: str
     address: str
@@ -79,6 +82,7 @@ class Hop:
     only: bool = False
     agent: str | None = None
     known: tuple[str, ...] = ()
+    alias: str | None = None
 
     @property
     def shown(self) -> str:
@@ -89,6 +93,8 @@ class Hop:
     @property
     def place(self) -> str:
         """Its name in a file of known keys."""
+        if self.alias is not None:
+            return self.alias
         return self.address if self.port == PORT else f"[{self.address}]:{self.port}"
 
 
@@ -138,7 +144,12 @@ def _way(address: Address, identity: str | None, depth: int) -> Way:
         return Way(tuple(hops), way.proxy)
     proxy = _last(told, "proxycommand")
     if proxy and proxy.lower() != "none":
-        return Way((hop,), _expanded(proxy, hop))
+        if _last(told, "proxyusefdpass") == "yes":
+            raise Rejected(
+                f"the way to {address.name} is by ProxyUseFdpass, which only the real ssh can go",
+                mend='transport = "openssh" in [machines.NAME]',
+            )
+        return Way((hop,), _expanded(proxy, _tokens(address, hop)))
     return Way((hop,))
 
 
@@ -164,16 +175,15 @@ def _asked(
     words = [ssh, "-G", *(("-F", config) if config else ()), *(("-l", user) if user else ())]
     words += [*(("-p", str(port)) if port else ()), "--", name]
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False, text=True
-        )
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise ConfigError(f"ssh -G {name} cannot be asked: {e}", mend="try: ssh -G " + name) from e
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        said = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[0]
         raise ConfigError(f"ssh cannot read its configuration: {said[:300]}", mend=f"try: ssh -G {name}")
     found: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
+    # Names of files are bytes, whatever the locale: they have to lead to the same file again.
+    for line in os.fsdecode(done.stdout).split("\n"):
         key, _, value = line.partition(" ")
         found.setdefault(key.lower(), []).append(value.strip())
     return found
@@ -184,26 +194,38 @@ def _last(told: dict[str, list[str]], key: str) -> str | None:
 
 
 def _hop(address: Address, told: dict[str, list[str]], identity: str | None) -> Hop:
-    given = (_path(identity),) if identity else ()
-    listed = [_path(value) for value in told.get("identityfile", _defaults())]
-    agent = _last(told, "identityagent") or "SSH_AUTH_SOCK"
-    if agent.startswith("$"):
-        agent = agent.strip("${}")
-    socket: str | None = os.environ.get(agent) if re.fullmatch(r"\w+", agent) else _path(agent)
-    if agent.lower() == "none":
-        socket = None
-    known = " ".join(told.get("userknownhostsfile", ["~/.ssh/known_hosts"])).split()
-    known += " ".join(told.get("globalknownhostsfile", [])).split()
-    return Hop(
+    hop = Hop(
         name=address.name,
         address=_last(told, "hostname") or address.name,
         port=int(_last(told, "port") or address.port or PORT),
         user=_last(told, "user") or address.user or getpass.getuser(),
-        identities=tuple(dict.fromkeys((*given, *listed))),
         only=(_last(told, "identitiesonly") or "no") == "yes",
-        agent=socket or None,
-        known=tuple(_path(file) for file in known),
+        alias=_last(told, "hostkeyalias"),
     )
+    # What ssh tells of files is as they were written: tokens and variables are still to be filled in.
+    tokens = _tokens(address, hop)
+    given = (_path(identity),) if identity else ()
+    listed = [_path(_filled(value, tokens)) for value in told.get("identityfile", _defaults())]
+    known = [file for key in KNOWN for value in told.get(key, KNOWN[key]) for file in _files(value)]
+    return dataclasses.replace(
+        hop,
+        identities=tuple(dict.fromkeys((*given, *listed))),
+        agent=_agent(_last(told, "identityagent") or "SSH_AUTH_SOCK", tokens),
+        known=tuple(_path(_filled(file, tokens)) for file in known),
+    )
+
+
+def _files(value: str) -> list[str]:
+    """The files of a list that ssh told, whose names may hold spaces; "none" is no file."""
+    return [file for file in re.split(r" (?=[~/%$]|none$)", value) if file and file.lower() != "none"]
+
+
+def _agent(said: str, tokens: Mapping[str, str]) -> str | None:
+    """The socket of the agent; None = there is none."""
+    if said.lower() == "none":
+        return None
+    named = re.fullmatch(r"\$?(\w+)", said)
+    return (os.environ.get(named[1]) if named else _path(_filled(said, tokens))) or None
 
 
 def _defaults() -> Sequence[str]:
@@ -222,7 +244,30 @@ def _path(text: str) -> str:
     return str(_home() / text[2:]) if text.startswith("~/") else text
 
 
-def _expanded(command: str, hop: Hop) -> str:
-    """A ProxyCommand with its tokens replaced, as ssh_config(5) names them."""
-    values = {"%": "%", "h": hop.address, "n": hop.name, "p": str(hop.port), "r": hop.user}
-    return re.sub(r"%(.)", lambda m: values.get(m[1], m[0]), command)
+def _tokens(address: Address, hop: Hop) -> dict[str, str]:
+    """The tokens of ssh_config(5), but for %C and %j, which are names of ssh's own files."""
+    here = socket.gethostname()
+    return {
+        "%": "%",
+        "d": str(_home()),
+        "h": hop.address,
+        "i": str(os.getuid()),
+        "k": hop.alias or address.name,
+        "L": here.partition(".")[0],
+        "l": here,
+        "n": address.name,
+        "p": str(hop.port),
+        "r": hop.user,
+        "u": getpass.getuser(),
+    }
+
+
+def _expanded(text: str, tokens: Mapping[str, str]) -> str:
+    """A ProxyCommand, or the name of a file, with its tokens replaced."""
+    return re.sub(r"%(.)", lambda m: tokens.get(m[1], m[0]), text)
+
+
+def _filled(text: str, tokens: Mapping[str, str]) -> str:
+    """The name of a file with its tokens and its `${VARIABLES}` replaced."""
+    text = re.sub(r"\$\{(\w+)\}", lambda m: os.environ.get(m[1], m[0]), text)
+    return _expanded(text, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -46,6 +47,11 @@ class Memory:
             self._write(name, seen)
         last = f", last seen {_when(seen['seen_us'])}" if seen.get("seen_us") else ""
         return f"unreachable since {_when(seen['silent_us'])}{last}"
+
+    def forget(self, name: str) -> None:
+        """Whatever is called `name` from here on is another machine."""
+        with contextlib.suppress(OSError):
+            (self._folder / f"{name}.json").unlink()
 
     def built(self, name: str, workload: Workload, interpreter: Interpreter) -> None:
         """An environment of these dependencies is there."""

@@ -45,7 +45,7 @@ class OpenSSHMachine(Machine):
     def _shared(self) -> list[str]:
         said = (
             "ControlMaster=auto",
-            f"ControlPath={_socket(self.name, self.entry)}",
+            f"ControlPath={_quoted(_socket(self.name, self.entry))}",
             f"ControlPersist={KEPT}",
         )
         return [word for each in said for word in ("-o", each)]
@@ -86,7 +86,7 @@ class OpenSSHMachine(Machine):
     def close(self) -> None:
         path = _socket(self.name, self.entry)
         if os.path.exists(path):
-            words = [*_ssh(), "-o", f"ControlPath={path}", "-O", "exit", *_target(self.entry)]
+            words = [*_ssh(), "-o", f"ControlPath={_quoted(path)}", "-O", "exit", *_target(self.entry)]
             subprocess.run(words, capture_output=True, timeout=10, check=False)
 
 
@@ -124,7 +124,7 @@ def _options(name: str, entry: MachineEntry, timeout: float) -> list[str]:
         "ServerAliveInterval": "5",
         "ServerAliveCountMax": "3",
         "HostKeyAlias": alias(name),
-        "UserKnownHostsFile": f'"{pins_file()}"',
+        "UserKnownHostsFile": _quoted(str(pins_file())),
         "GlobalKnownHostsFile": "none",
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
@@ -132,6 +132,7 @@ def _options(name: str, entry: MachineEntry, timeout: float) -> list[str]:
         "ClearAllForwardings": "yes",
         "PermitLocalCommand": "no",
         "RequestTTY": "no",
+        "RemoteCommand": "none",
         "LogLevel": "ERROR",
     }
     words = [word for key, value in said.items() for word in ("-o", f"{key}={value}")]
@@ -141,6 +142,11 @@ def _options(name: str, entry: MachineEntry, timeout: float) -> list[str]:
         there = os.path.exists(file) or not os.path.exists(f"{file}.pub")
         words += ["-i", file if there else f"{file}.pub", "-o", "IdentitiesOnly=yes"]
     return words
+
+
+def _quoted(path: str) -> str:
+    """The name of a file as it stands for itself in a line of ssh_config."""
+    return '"' + path.replace("%", "%%") + '"'
 
 
 def _socket(name: str, entry: MachineEntry) -> str:
@@ -163,20 +169,24 @@ def scan_by_ssh(name: str, entry: MachineEntry) -> tuple[HostKey, ...]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "keys"
         options = _options(name, entry, 10.0)
-        options = [o.replace(f'"{pins_file()}"', f'"{file}"') for o in options]
+        options = [o.replace(_quoted(str(pins_file())), _quoted(str(file))) for o in options]
+        # Over a connection that is shared already no key would be shown.
+        options = ["-o", "ControlMaster=no", "-o", "ControlPath=none", *options]
         options = [
             "StrictHostKeyChecking=accept-new" if o == "StrictHostKeyChecking=yes" else o for o in options
         ]
         words = [*_ssh(), *options, "-o", "PreferredAuthentications=none", *_target(entry), "true"]
         try:
-            done = subprocess.run(words, capture_output=True, timeout=20, check=False, text=True)
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+            )
         except subprocess.TimeoutExpired as e:
             raise Unavailable(
                 f"{name}: {entry.address} did not answer in time", mend="try it with ssh"
             ) from e
         lines = file.read_text().splitlines() if file.exists() else []
     if not lines:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        said = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
         raise Unavailable(f"{name}: {said[:300]}", mend=f"try: ssh {entry.address}")
     _, type_, key = lines[0].split()[:3]
     hop = Hop(name=address.name, address=address.name, port=address.port or 22, user=address.user or "")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compute_router.machines.running import Running
     from compute_router.machines.session import Session
 
-__all__ = ["client", "keep", "kept", "there"]
+__all__ = ["client", "keep", "kept", "there", "unsure"]
 
 DEADLINE = 8.0
 """Seconds that every machine may take; they are asked side by side."""
@@ -51,6 +51,21 @@ def client(home: Path) -> str:
     return f"{user}@{platform.node() or 'somewhere'} (store {(identity(home) or 'unknown')[:8]})"
 
 
+def unsure(name: str, key: str, why: BaseException) -> Unavailable:
+    """The refusal of a start, or of an answer, that depends on what a machine knows that cannot be asked."""
+    told = _plain(name, why.what if isinstance(why, RouteError) else str(why))
+    return Unavailable(f"whether {key!r} was started on {name} cannot be known: {told}", mend=_ways_out(name))
+
+
+def _ways_out(name: str) -> str:
+    return f"wait until {name} answers, or if it never will: route machine remove {name}"
+
+
+def _plain(name: str, why: str) -> str:
+    """Why a machine could not be asked, where its name is told already."""
+    return why.removeprefix(f"{name}: ").removeprefix(f"{name}, ")
+
+
 def kept(backend: MachineBackend, running: Running, ref: str) -> Kept | None:
     """The run whose id or key is `ref`; see `Backend.kept`."""
     ids = [*([ref] if _RUN_ID.fullmatch(ref) else []), key_run_id(ref)]
@@ -73,8 +88,7 @@ def kept(backend: MachineBackend, running: Running, ref: str) -> Kept | None:
             return answer
     if unseen:
         raise Unavailable(
-            f"{' and '.join(unseen)} could not be asked: {next(iter(unseen.values()))}",
-            mend="try again once it can be reached",
+            f"{' and '.join(unseen)} could not be asked: {_why(unseen)}", mend=_ways_out(next(iter(unseen)))
         )
     return None
 
@@ -109,9 +123,7 @@ def there(backend: MachineBackend, running: Running) -> Sequence[There]:
 
     found, unseen = _ask(backend, ask)
     if unseen and not found:
-        raise Unavailable(
-            f"{' and '.join(unseen)} could not be asked: {next(iter(unseen.values()))}", mend="try again"
-        )
+        raise Unavailable(f"{' and '.join(unseen)} could not be asked: {_why(unseen)}", mend="try again")
     return sorted((run for runs in found for run in runs), key=lambda run: run.run_id, reverse=True)
 
 
@@ -126,6 +138,11 @@ def _there(machine: Machine, run: dict[str, Any]) -> There:
         collected=bool(run.get("collected")),
         about=about if isinstance(about, dict) else {},
     )
+
+
+def _why(unseen: dict[str, str]) -> str:
+    name, why = next(iter(unseen.items()))
+    return _plain(name, why)
 
 
 def _ask(backend: MachineBackend, ask: Callable[[Machine], T]) -> tuple[list[T], dict[str, str]]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +91,7 @@ def _lines() -> list[str]:
         raise ConfigError(f"{path} cannot be read: {e}", mend="make it a readable file of keys") from e
 
 
-def pin(name: str, keys: Sequence[HostKey]) -> None:
+def pin(keys: Sequence[HostKey]) -> None:
     """Take `keys` for right from now on, in the place of what was pinned for them before. Durable;
     may be repeated. Raises `ConfigError` if it cannot be written."""
     places = {key.place for key in keys}
@@ -138,29 +141,54 @@ def told(name: str, hop: Hop, target: bool, type_: str, key: str) -> HostKey:
 
 def _users(hop: Hop, type_: str, key: str) -> str:
     """What the user's own ssh knows of the hop: `known`, `differs` or `new`."""
-    import paramiko
-
     found = "new"
     for file in hop.known:
-        keys = paramiko.HostKeys()
         try:
-            keys.load(file)
-        except (OSError, UnicodeDecodeError):
+            lines = Path(file).read_text(errors="replace").splitlines()
+        except OSError:
             continue
-        of_place = keys.lookup(hop.place)
-        if of_place is None or type_ not in of_place:
-            continue
-        if of_place[type_].get_base64() == key:
-            return "known"
-        found = "differs"
+        for line in lines:
+            # A line of a form that is not ours to read (`@cert-authority`, damage) tells nothing.
+            words = line.split()
+            if len(words) < 3 or words[1] != type_ or not _names(words[0], hop.place):
+                continue
+            if words[2] == key:
+                return "known"
+            found = "differs"
     return found
 
 
-def changed(name: str, hop: str, what: str, *, pinned: bool = True) -> CredentialsError:
-    """The hard stop: whoever answers is not who answered before."""
-    forget = (
-        f"route machine remove {name}, and add it again" if pinned else "remove the old one from known_hosts"
-    )
+def _names(patterns: str, place: str) -> bool:
+    """Whether the first word of a line of known_hosts, which may be hashed, names `place`."""
+    import fnmatch
+
+    import paramiko
+
+    found = False
+    for pattern in patterns.lower().split(",") if not patterns.startswith("|") else [patterns]:
+        if pattern.startswith("|"):
+            with contextlib.suppress(Exception):  # damage
+                found = found or paramiko.HostKeys.hash_host(place, pattern) == pattern
+            continue
+        # In a pattern of ssh brackets stand for themselves.
+        plain = re.sub(r"\[", "[[]", pattern.removeprefix("!"))
+        if fnmatch.fnmatchcase(place.lower(), plain):
+            if pattern.startswith("!"):
+                return False
+            found = True
+    return found
+
+
+def changed(
+    name: str, hop: str, what: str, *, pinned: bool = True, jump: str | None = None
+) -> CredentialsError:
+    """The hard stop: whoever answers is not who answered before. `jump`: the place of one on the way."""
+    forget = f"route machine remove {name}, and add it again"
+    if not pinned:
+        forget = "remove the old one from known_hosts"
+    elif jump is not None:
+        # Other machines may be reached through it too: it goes with none of them.
+        forget = f"ssh-keygen -R {shlex.quote(jump)} -f {shlex.quote(str(pins_file()))}, and add {name} again"
     return CredentialsError(
         f"{name}: THE KEY OF {hop} HAS CHANGED: {what}",
         mend=f"ask who runs it whether that is right; only then: {forget}",
@@ -173,7 +201,8 @@ def trust(key: HostKey, name: str) -> None:
     if key.known == "pinned" or (key.known == "known" and not key.target):
         return
     if key.known in ("changed", "differs"):
-        raise changed(name, key.hop, f"it shows {key.type} {key.fingerprint}", pinned=key.known == "changed")
+        what, jump = f"it shows {key.type} {key.fingerprint}", None if key.target else key.place
+        raise changed(name, key.hop, what, pinned=key.known == "changed", jump=jump)
     raise CredentialsError(
         f"{name}: the key of {key.hop} is not pinned; it shows {key.type} {key.fingerprint}",
         mend=f"route machine add {name} ADDRESS shows it and asks",

@@ -25,7 +25,7 @@ from compute_router.errors import (
 )
 from compute_router.gather import side_by_side
 from compute_router.machines.contract import Interpreter, Machine, MachineBackend
-from compute_router.machines.others import client, keep
+from compute_router.machines.others import client, keep, unsure
 from compute_router.machines.session import Resend, Session, Sessions
 from compute_router.machines.shipping import Tries, finish, ship
 from compute_router.machines.specification import specification
@@ -179,10 +179,11 @@ class Running:
                 run_id, status = answer
                 self._saw(run_id, status)
                 return self._handle(run_id, key, status.attempt, places[name])
-        late = Unavailable(f"not every machine answered within {FINDING:.0f} s", mend="try again")
-        for unseen in (got.get(name, late) for name in places):
-            if isinstance(unseen, (RouteError, Broken)) and not isinstance(unseen, Unavailable):
-                raise Unavailable(str(unseen), mend="try again")
+        late = Unavailable(f"no answer within {FINDING:.0f} s", mend="try again")
+        for name in places:
+            unseen = got.get(name, late)
+            if isinstance(unseen, (RouteError, Broken)):
+                raise unsure(name, key, unseen) from unseen
             if isinstance(unseen, BaseException):
                 raise unseen
         return None

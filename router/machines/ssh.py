@@ -37,6 +37,7 @@ class SSHMachine(Machine):
         self._connections: list[Connection] = []
         self._lock = threading.Lock()
         self._dialing = threading.Lock()
+        self._reached = False
 
     def open(self, argv: Sequence[str], *, deadline: float) -> SSHStream:
         end = time.monotonic() + deadline
@@ -50,14 +51,20 @@ class SSHMachine(Machine):
                 # It may have died unseen: what is kept is no reason not to be reached.
                 kept.abandon()
         # One at a time: whoever waits meanwhile uses what the first one made.
-        with self._dialing:
+        if not self._dialing.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise Unavailable(f"{self.name}: not connected in time", mend=f"route machine check {self.name}")
+        try:
             kept = self._take()
             if kept is None:
-                kept = dial(self.name, self.entry, deadline=max(1.0, end - time.monotonic()))
+                left = max(1.0, end - time.monotonic())
+                kept = dial(self.name, self.entry, deadline=left, patient=self._reached)
                 assert kept is not None, "it ends early only where it is asked about keys"
+                self._reached = True
                 with self._lock:
                     self._connections.append(kept)
                     kept.streams += 1
+        finally:
+            self._dialing.release()
         try:
             return self._on(kept, command, max(1.0, end - time.monotonic()))
         except _Full as e:

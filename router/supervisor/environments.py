@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -278,7 +279,8 @@ def _run(stream: Wire, words: List[str], environ: Dict[str, str], what: str, tex
         code = process.wait()
     finally:
         if process.poll() is None:
-            process.kill()
+            # With it goes whatever it builds packages by.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if code:
         raise Fault("PREFLIGHT", "%s: %s" % (what, _last(lines)), _mend(lines))
