@@ -75,7 +75,17 @@ def test_an_import_that_fails_fails_as_it_would(tmp_path: Path) -> None:
     code = "import importlib\nfor _ in range(2):\n try: import triton\n except RuntimeError as e: print(e)"
     assert call(tmp_path, "-c", code, path=(lib,)).stdout == "no driver\n" * 2
     (process,) = seen(tmp_path).processes.values()
-    assert [row["ok"] for row in process.imports] == [False]
+    assert [row["ok"] for row in process.imports] == [False, False]
+    assert seen(tmp_path).loaded("triton") == [], "what failed was loaded by nobody"
+
+
+def test_an_import_that_fails_first_and_works_then_has_loaded(tmp_path: Path) -> None:
+    lib = package(tmp_path, "triton", "import os\nos.environ['DRIVER']\n__version__ = '3.9'")
+    code = "import os\ntry: import triton\nexcept KeyError: os.environ['DRIVER'] = 'up'\nimport triton"
+    call(tmp_path, "-c", code, path=(lib,))
+    (process,) = seen(tmp_path).loaded("triton")
+    assert [row["ok"] for row in process.imports] == [False, True]
+    assert seen(tmp_path).versions() == {"triton": "3.9"}
 
 
 @pytest.mark.parametrize(

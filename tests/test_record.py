@@ -434,3 +434,31 @@ def test_a_login_by_ssh_does_not_say_where_it_leads(environ: Env, name: str, sur
     found = find({k: v for k, v in environ.items() if v is not None}, container=False)
     assert (found.name, found.surface) == (name, surface)
     assert bool(found.why) is (surface is None)
+
+
+def test_a_file_without_end_is_read_no_further_than_its_size() -> None:
+    """/proc/self/pagemap says that it is a regular file of no bytes, and holds some hundred gigabytes."""
+    code = (
+        "from pathlib import Path; from compute_router.recording.command import code_of;"
+        "print(code_of(['/proc/self/pagemap'], Path('/')))"
+    )
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert "sha256=None" in got.stdout, got.stderr
+    assert "cannot be read" in got.stdout
+
+
+def test_what_differs_and_cannot_be_read_has_no_digest(folder: Path) -> None:
+    """It is not the digest of a tree in which that file is gone."""
+    from compute_router.recording.code import git_facts
+
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    (folder / "open").write_text("1")
+    git, note = git_facts(folder, deadline=30)
+    assert git is not None
+    assert (len(git.diff_sha256 or ""), note) == (64, "")
+    os.symlink("/proc/self/pagemap", folder / "link")
+    (folder / os.fsdecode(b"\xff")).write_text("2")
+    git, note = git_facts(folder, deadline=30)
+    assert git is not None
+    assert (git.diff_sha256, git.dirty) == (None, True)
+    assert "is no text" in note

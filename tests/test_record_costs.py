@@ -144,6 +144,38 @@ def test_wherever_the_disk_of_the_store_is_full_the_work_runs_once(
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+# Again and again: whoever observes the command makes files there until it notices.
+REMOVE = 'until rm -rf "$ROUTE_HOME" 2>/dev/null; do :; done'
+REMOVES = {
+    "at once": (f"{REMOVE}; echo x >> count; exit 7", 7),
+    "later": (f"sleep 0.5; {REMOVE}; echo ran; kill -9 $$", 128 + signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("when", list(REMOVES))
+def test_a_command_that_removes_its_own_records_keeps_its_end(route: Route, folder: Path, when: str) -> None:
+    """Neither output nor exit code hang on folders that the command itself can remove, nor is it taken for
+    one that never ran and run again."""
+    words, code = REMOVES[when]
+    got = route("record", "--", "sh", "-c", words)
+    assert got.returncode == code, got.stderr
+    assert "there is no receipt: the records of run" in got.stderr
+    assert "set ROUTE_HOME" in got.stderr
+    if when == "later":
+        assert got.stdout == "ran\n"
+    else:
+        assert (folder / "count").read_text() == "x\n"
+
+
+def test_a_signal_reaches_a_command_that_removed_its_own_records(folder: Path, home: Path) -> None:
+    words = f"trap 'echo caught; exit 9' TERM; {REMOVE}; touch up; while :; do sleep 0.05; done"
+    process = recorder(folder, "--", "sh", "-c", words)
+    until((folder / "up").exists, "the work")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (9, b"caught\n"), err
+
+
 def test_words_that_no_record_can_hold_are_run_all_the_same(folder: Path) -> None:
     words = [os.fsencode(word) for word in [*ROUTE, "record", "--", "echo"]]
     done = subprocess.run([*words, b"\xff\xfe"], cwd=folder, capture_output=True, timeout=60)

@@ -299,7 +299,9 @@ def _follow(cli: Cli, run: RunFolder, recording: Recording, *, quiet: bool) -> i
         return int(ExitCode.UNKNOWN)
     with contextlib.suppress(RouteError, OSError):
         log.close()
-    receipt = _collected(cli, run)
+    if recording.gone:
+        _gone(cli, run, recording)
+    receipt = None if recording.gone else _collected(cli, run)
     never = status.get("reason") == "cannot_start" and status.get("exit_code") is None
     if (never or status.get("reason") == "never_executed") and not recording.asked_to_end:
         return None
@@ -318,6 +320,15 @@ def _tell(cli: Cli, run: RunFolder, status: dict[str, Any], receipt: dict[str, A
     if receipt is not None:
         for label, text in summary(run, status, receipt):
             cli.out.stage(label, text)
+
+
+def _gone(cli: Cli, run: RunFolder, recording: Recording) -> None:
+    """Say that there is no receipt, and how there will be one the next time."""
+    assert recording.backend is not None
+    cli.out.warn(
+        f"there is no receipt: the records of run {run.id} below {recording.backend.root} were removed while "
+        "the command ran; set ROUTE_HOME (or ROUTE_RECORD_ROOT) to a folder that it does not remove"
+    )
 
 
 def _collected(cli: Cli, run: RunFolder) -> dict[str, Any] | None:

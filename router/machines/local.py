@@ -15,7 +15,7 @@ from compute_router import scrubbing
 from compute_router.errors import Broken, Unavailable
 from compute_router.machines.contract import Machine
 
-__all__ = ["LocalMachine", "open_command"]
+__all__ = ["LocalMachine", "nameless", "open_command"]
 
 _LEFT: list[subprocess.Popen[bytes]] = []
 """Commands whose streams were let go of; they end by themselves and are reaped when the next one opens."""
@@ -25,23 +25,26 @@ _LOCK = threading.Lock()
 class LocalMachine(Machine):
     """This computer. `python3` stands for the interpreter that runs the client."""
 
-    def __init__(self, root: Path, *, name: str = "this machine", stdin: int | None = None) -> None:
+    def __init__(
+        self, root: Path, *, name: str = "this machine", stdin: int | None = None, outcome: int = -1
+    ) -> None:
         """With `stdin`, -1 for none, what is opened sees the client's own environment, and that
-        descriptor is passed on to it: for work that is not staged but observed in place."""
+        descriptor is passed on to it, as is `outcome`, a file in which it says what becomes of the work:
+        for work that is not staged but observed in place."""
         self.name = name
         self.root = str(root)
-        self._stdin = stdin
+        self._stdin, self._outcome = stdin, outcome
 
     def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
         """The environment and the descriptors of what is opened."""
         if self._stdin is None:
             return _environ(), ()
-        from compute_router.supervisor.inplace import STDIN
+        from compute_router.supervisor.inplace import OUTCOME, STDIN
 
-        environ = {name: value for name, value in os.environ.items() if name != STDIN}
-        if self._stdin < 0:
-            return environ, ()
-        return {**environ, STDIN: str(self._stdin)}, (self._stdin,)
+        given = {STDIN: self._stdin, OUTCOME: self._outcome}
+        passed = {name: fd for name, fd in given.items() if fd >= 0}
+        environ = {name: value for name, value in os.environ.items() if name not in given}
+        return environ | {name: str(fd) for name, fd in passed.items()}, tuple(passed.values())
 
     def open(self, argv: Sequence[str], *, deadline: float) -> LocalStream:
         environ, kept = self._given()
@@ -73,7 +76,7 @@ def open_command(
         _LEFT[:] = [process for process in _LEFT if process.poll() is None]
     try:
         ours, theirs = socket.socketpair()
-        complaints = _nameless()
+        complaints = nameless()
     except OSError as e:
         raise Unavailable(f"no connection can be made: {e.strerror}", mend="close some files") from e
     try:
@@ -103,10 +106,10 @@ def _environ() -> dict[str, str]:
     return {n: value for n, value in scrubbing.hidden(os.environ).items() if n != "ROUTE_HOME"}
 
 
-def _nameless() -> int:
-    """A descriptor of a file that has no name, for what the command complains about."""
+def nameless() -> int:
+    """A descriptor of a file that has no name, for what is said aside. Raises `OSError`."""
     if sys.platform == "linux":
-        return os.memfd_create("complaints", os.MFD_CLOEXEC)
+        return os.memfd_create("aside", os.MFD_CLOEXEC)
     import tempfile
 
     with tempfile.TemporaryFile() as file:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
 
 from compute_router.gitfacts import Git, changes
+from compute_router.recording.command import digest_of
 from compute_router.records import Record
 from compute_router.snapshot import FileEntry, LinkEntry
 
@@ -15,6 +15,7 @@ __all__ = ["MOST_BYTES", "MOST_FILES", "git_facts"]
 
 MOST_FILES = 2_000
 MOST_BYTES = 64 << 20
+MORE = f"more differs from the commit than is read ({MOST_FILES:,} files, {MOST_BYTES >> 20} MiB)"
 
 
 def git_facts(folder: Path, *, deadline: float) -> tuple[Git | None, str]:
@@ -26,43 +27,55 @@ def git_facts(folder: Path, *, deadline: float) -> tuple[Git | None, str]:
         return None, ""
     top, told = found
     entries: dict[str, Record] = {}
-    room = MOST_BYTES
-    for path in sorted(told.paths)[: MOST_FILES + 1]:
-        size = _size(top / path)
-        room -= size
-        if room < 0:
+    room, note = MOST_BYTES, MORE if len(told.paths) > MOST_FILES else ""
+    for path in () if note else sorted(told.paths):
+        try:
+            entry = _entry(top, path, room)
+        except _Unread as e:
+            note = str(e) or MORE
             break
-        if (entry := _entry(top, path)) is not None:
+        if entry is not None:
             entries[path] = entry
+        if isinstance(entry, FileEntry):
+            room -= entry.bytes
     git = told.facts(entries)
-    if room >= 0 and len(told.paths) <= MOST_FILES:
+    if not note:
         return git, ""
-    note = f"more differs from the commit than is read ({MOST_FILES:,} files, {MOST_BYTES >> 20} MiB)"
     return Git(commit=git.commit, branch=git.branch, dirty=True, diff_sha256=None, message=git.message), note
 
 
-def _size(path: Path) -> int:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+class _Unread(Exception):
+    """A file that is there and could not be read as it stood."""
 
 
-def _entry(top: Path, path: str) -> Record | None:
-    """The file or link as a snapshot has it; None for what is gone or is neither."""
-    where = top / path
+def _entry(top: Path, path: str, room: int) -> Record | None:
+    """The file or link as a snapshot has it; None for what is gone or is neither. Raises `_Unread`,
+    without a word where there are more bytes than `room`."""
+    where, shown = top / path, ascii(path[:200])
     try:
         path.encode()
-        if os.path.islink(where):
+        mode = os.lstat(where).st_mode
+        if stat.S_ISLNK(mode):
             return LinkEntry(path=path, link=os.readlink(where))
-        fd = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, UnicodeEncodeError):
-        return None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             return None
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-        return FileEntry(path=path, sha256=sha256, bytes=status.st_size, mode=mode)
+        fd = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeEncodeError as e:
+        raise _Unread(f"the name of {shown} is no text") from e
+    except OSError as e:
+        raise _Unread(f"{shown} cannot be read: {e.strerror}") from e
+    try:
+        status = os.fstat(fd)
+        if status.st_size > room:
+            raise _Unread
+        sha256 = digest_of(fd, room)
+    except OSError as e:
+        raise _Unread(f"{shown} cannot be read: {e.strerror}") from e
+    finally:
+        os.close(fd)
+    if sha256 is None:
+        raise _Unread(f"{shown} changed while it was read")
+    mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+    return FileEntry(path=path, sha256=sha256, bytes=status.st_size, mode=mode)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Code", "code_of", "ranks_of"]
+__all__ = ["Code", "code_of", "digest_of", "ranks_of"]
 
 MOST_BYTES = 64 << 20
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*(?:t|w)?")
@@ -57,11 +57,30 @@ def _hashed(path: Path) -> str | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+    try:
+        return digest_of(fd, MOST_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def digest_of(fd: int, most: int) -> str | None:
+    """The sha256 of the regular file that is open as `fd`, of its whole; None if it is no such file, has
+    more than `most` bytes, or changes while it is read. Raises `OSError`."""
+    first = os.fstat(fd)
+    if not stat.S_ISREG(first.st_mode) or first.st_size > most:
+        return None
+    made, read = hashlib.sha256(), 0
+    # A byte more than it has is asked for: who grows is told by it, and never read on.
+    while data := os.read(fd, min(1 << 20, first.st_size - read + 1)):
+        read += len(data)
+        if read > first.st_size:
             return None
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        made.update(data)
+    last = os.fstat(fd)
+    same = (first.st_size, first.st_mtime_ns) == (last.st_size, last.st_mtime_ns)
+    return made.hexdigest() if same and read == first.st_size else None
 
 
 def ranks_of(argv: Sequence[str], above: int | None) -> tuple[str | None, int | None]:

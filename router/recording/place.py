@@ -16,6 +16,7 @@ from compute_router.machines.local import LocalMachine
 from compute_router.machines.running import Running
 from compute_router.machines.session import Sessions
 from compute_router.recording import RECORDED
+from compute_router.recording.outcome import Outcome
 from compute_router.records import Record
 from compute_router.workload import Workload
 
@@ -85,6 +86,11 @@ class Recorded(MachineBackend):
     stdin = -1
     """The descriptor that the command reads, or -1."""
 
+    @functools.cached_property
+    def outcome(self) -> Outcome:
+        """What is told of the command whatever becomes of its records."""
+        return Outcome()
+
     def health(self) -> Health:
         return Health(backend=self.name, ok=True, summary="observes what other launchers start")
 
@@ -95,7 +101,8 @@ class Recorded(MachineBackend):
     @functools.cached_property
     def _machine(self) -> LocalMachine:
         assert self.root is not None
-        return LocalMachine(self.root, name=platform.node() or "this machine", stdin=self.stdin)
+        name = platform.node() or "this machine"
+        return LocalMachine(self.root, name=name, stdin=self.stdin, outcome=self.outcome.fd)
 
     def machines(self, offer: Offer) -> Sequence[Machine]:
         return (self._machine,)
@@ -107,8 +114,17 @@ class Recorded(MachineBackend):
         return [LocalMachine(root, name=platform.node() or "this machine", stdin=-1) for root in found]
 
     def submit(self, submission: Submission) -> Handle:
-        handle = super().submit(submission)
-        if self.status(handle).state is State.COMMITTED:
+        assert self.root is not None
+        try:
+            handle = super().submit(submission)
+        # What broke may be the records alone, which the command can remove: then nobody would find it, and
+        # it would be started once more.
+        except Exception:
+            if not self.outcome.begun:
+                raise
+            handle = cast("_Here", self._running).named(submission, self._machine)
+        self.outcome.hold(self.root / "runs" / submission.id / "attempts" / str(submission.attempt) / "log")
+        if not self.outcome.begun and self.status(handle).state is State.COMMITTED:
             # Its supervisor died before it started anything. Cancelled first, so that nobody can start it.
             self.cancel(handle)
             if self.status(handle).started_us is None:
@@ -130,6 +146,10 @@ class Recorded(MachineBackend):
 
 class _Here(Running):
     """Finds a recorded run by the root in its handle; a run of another machine cannot be seen from here."""
+
+    def named(self, submission: Submission, machine: Machine) -> Handle:
+        """The handle of what was submitted to `machine`, whether or not it can be found there."""
+        return self._handle(submission.id, submission.key, submission.attempt, machine)
 
     def _of(self, handle: Handle) -> Sessions:
         backend = cast("Recorded", self._backend)

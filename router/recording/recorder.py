@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from compute_router import errors
 from compute_router.backend import Hardware, Offer, State, Status, Surface
@@ -88,6 +88,8 @@ class Recording:
         self.backend: Recorded | None = None
         self.pending: list[int] = []
         self.signalled: list[int] = []
+        self.gone = False
+        """Whether the run's records were removed while the command ran: then there is no receipt."""
 
     # Signals
 
@@ -102,7 +104,8 @@ class Recording:
             return False
         from compute_router.supervisor import inplace, runs
 
-        return inplace.pass_on(runs.Attempt(runs.Run(str(self._root), self.run.id), 1), number)
+        known = self.backend.outcome.work if self.backend is not None else None
+        return inplace.pass_on(runs.Attempt(runs.Run(str(self._root), self.run.id), 1), number, known)
 
     @property
     def asked_to_end(self) -> int:
@@ -120,19 +123,33 @@ class Recording:
         `SubmitUnknown` where nobody can tell. Whatever else goes wrong, it was started.
         """
         try:
-            return self._begin()
-        except (Cancelled, errors.SubmitUnknown):
+            run = self._begin()
+        except Cancelled:
             raise
         # A recorder must not cost the work, whatever is wrong with the recorder, its store or a plugin.
         except Exception as e:
-            if self.backend is not None and self.backend.handle is not None and self.run is not None:
-                return self.run
-            error = e if isinstance(e, errors.RouteError) else errors.StoreError(f"{type(e).__name__}: {e}")
-            if self.run is not None:
-                detail = f"the command was run without being recorded: {error.what}"
-                with contextlib.suppress(errors.RouteError):
-                    self._journal(self.run).became(_over(State.LOST, "not_recorded", detail))
-            raise NotRecorded(error) from e
+            if self.run is not None and self._started:
+                run = self.run
+            elif isinstance(e, errors.SubmitUnknown):
+                raise
+            else:
+                self._not_recorded(e)
+        for number in self.pending:
+            self._pass_on(number)
+        return run
+
+    @property
+    def _started(self) -> bool:
+        backend = self.backend
+        return backend is not None and (backend.handle is not None or backend.outcome.begun)
+
+    def _not_recorded(self, e: Exception) -> NoReturn:
+        error = e if isinstance(e, errors.RouteError) else errors.StoreError(f"{type(e).__name__}: {e}")
+        if self.run is not None:
+            detail = f"the command was run without being recorded: {error.what}"
+            with contextlib.suppress(errors.RouteError):
+                self._journal(self.run).became(_over(State.LOST, "not_recorded", detail))
+        raise NotRecorded(error) from e
 
     def _begin(self) -> RunFolder:
         workload, store = self._command.workload, self._router.store
@@ -176,8 +193,6 @@ class Recording:
                 tell=journal.tell,
                 recorded=self._command.facts,
             )
-        for number in self.pending:
-            self._pass_on(number)
         return run
 
     def _journal(self, run: RunFolder) -> Journal:
@@ -187,16 +202,36 @@ class Recording:
 
     def follow(self, on_log: OnLog, warn: Callable[[str], None]) -> Status:
         """Hand on the command's output as it comes; its final status. Where the store cannot be written
-        any more the supervisor is asked without it."""
-        assert self.run is not None
+        any more the supervisor is asked without it; where the supervisor's own records are removed, the
+        command is waited for all the same, and `gone` says so. Raises `HandleLost` if nobody knows how
+        it ended."""
         assert self.backend is not None
-        handle, seen = self.backend.handle, 0
+        seen = 0
 
         def tell(data: bytes) -> None:
             nonlocal seen
             seen += len(data)
             on_log(data)
 
+        lost, status = errors.HandleLost("the run's records are gone"), None
+        try:
+            status = self._followed(tell, lambda: seen, warn)
+        except errors.HandleLost as e:
+            lost = e
+        # Of records that are being removed what is left can look as if the supervisor had died.
+        if status is None or status.state is State.LOST:
+            known = self.backend.outcome.wait(seen, on_log)
+            self.gone = known is not None
+            status = known or status
+        if status is None:
+            raise lost
+        return status
+
+    def _followed(self, tell: OnLog, seen: Callable[[], int], warn: Callable[[str], None]) -> Status | None:
+        """What the supervisor says of the end; None if it was never heard of."""
+        assert self.run is not None
+        assert self.backend is not None
+        handle = self.backend.handle
         if self.run.has("handle"):
             try:
                 return self._router.attach(self.run, on_log=tell, on_event=self._on_event)
@@ -205,9 +240,10 @@ class Recording:
             # The store, or a plugin that is told of events: neither may cost the output or the outcome.
             except Exception as e:
                 warn(f"{e}; the command goes on")
-        assert handle is not None
+        if handle is None:
+            return None
         last = Status(state=State.UNKNOWN)
-        for item in self.backend.attached(handle, seen):
+        for item in self.backend.attached(handle, seen()):
             if isinstance(item, Status):
                 last = item
             else:

@@ -32,6 +32,7 @@ OUT_OF_DEVICE_MEMORY = (
 def close(waiter: Waiter, status: int) -> None:
     """Everything after the work's end. The outcome is on disk before anything slow begins."""
     attempt = waiter.attempt
+    inplace.tell(waiter.spec, code=status)
     record = conclude(attempt, status, waiter.spec, waiter.secrets)
     executed = attempt.json("exec.json")
     waiter.note(record["state"])

@@ -115,7 +115,7 @@ class Follower:
             self.watched = paths
             logs = [p for p in paths if p.endswith(("/log", "/" + masking.MARK))]
             self.log = notice.watch((p, notice.MODIFY) for p in logs)
-            self.folders = notice.watch((p, notice.NEW) for p in paths if p not in logs)
+            self.folders = notice.watch((p, notice.NEW | notice.DELETE) for p in paths if p not in logs)
         if self.waiter < 0 and self.attempt is not None:
             started = files.hint_json(self.attempt.at("started.json")).get("waiter") or {}
             self.waiter = machine.pidfd(started.get("pid", 0), started.get("start", 0))
@@ -165,7 +165,9 @@ class Follower:
         for fd in (folders, log, self.waiter):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        blind = folders < 0 or log < 0
+        # Of a run that is being removed nothing may be left to watch, and something to see.
+        going = self.attempt is not None and self.attempt.path not in self.watched
+        blind = folders < 0 or log < 0 or going
         spoken, changed = False, blind
         for fd, _ in poll.poll(int(min(timeout, POLL if blind else timeout) * 1000) + (timeout > 0)):
             if fd == folders and self.folders is not None:

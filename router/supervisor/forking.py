@@ -85,7 +85,7 @@ def _grandchild(
     try:
         from . import inplace, waiter
 
-        close_others({0, 1, 2, told.fd, inplace.stdin(spec)})
+        close_others({0, 1, 2, told.fd, inplace.stdin(spec), inplace.outcome(spec)})
         os.makedirs(attempt.path, 0o700, exist_ok=True)
         detach(attempt.at("supervisor.log"))
         detached = True

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 STDIN = "ROUTE_STDIN"
 """The variable that tells the supervisor which descriptor of its own is the stdin of the work."""
+OUTCOME = "ROUTE_OUTCOME"
+"""The same for a file without a name, in which it is said what becomes of the work: whoever records it reads
+that even if the command removes the folders of its own run."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """What asks a command to end."""
 GROUPED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGSTOP, signal.SIGCONT)
@@ -55,14 +58,36 @@ def check(spec: Json) -> None:
 def stdin(spec: Json) -> int:
     """The descriptor that is the stdin of the work, or -1. Told by whoever opened this supervisor."""
     block = of(spec)
-    number = os.environ.get(STDIN, "")
-    if block is None or not block.get("stdin") or not number.isdigit():
+    return -1 if block is None or not block.get("stdin") else _given(STDIN)
+
+
+def outcome(spec: Json) -> int:
+    """The descriptor of `OUTCOME`, which the work does not inherit, or -1."""
+    number = -1 if of(spec) is None else _given(OUTCOME)
+    if number >= 0:
+        os.set_inheritable(number, False)
+    return number
+
+
+def _given(name: str) -> int:
+    number = os.environ.get(name, "")
+    if not number.isdigit():
         return -1
     try:
         os.fstat(int(number))
     except OSError:
         return -1
     return int(number)
+
+
+def tell(spec: Json, **facts: Any) -> None:
+    """Say in the file of `OUTCOME` what has become of the work; nothing where there is none."""
+    number = outcome(spec)
+    if number >= 0:
+        try:
+            files.write_all(number, wire.dumps(facts) + b"\n")
+        except OSError:
+            pass
 
 
 def visible(environ: Mapping[str, str], found: List[str]) -> List[str]:
@@ -87,13 +112,14 @@ def visible(environ: Mapping[str, str], found: List[str]) -> List[str]:
     return chosen
 
 
-def pass_on(attempt: Attempt, number: int) -> bool:
+def pass_on(attempt: Attempt, number: int, known: Optional[Json] = None) -> bool:
     """Send the work a signal that came to whoever records it; False while there is no work to send it to.
 
     It is noted first, with whether the work ignores it, so that the end is not called a failure of
-    its own. A note that cannot be written costs the signal nothing.
+    its own. A note that cannot be written costs the signal nothing. `known` names the work where its
+    record is gone.
     """
-    executed = attempt.json("exec.json")
+    executed = attempt.json("exec.json") or known
     if executed is None:
         return False
     pid, start = int(executed["pid"]), int(executed["start"])

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Tuple
 
-MODIFY, MOVED_TO, CREATE, ONESHOT = 0x2, 0x80, 0x100, 0x80000000
+MODIFY, MOVED_TO, CREATE, DELETE, ONESHOT = 0x2, 0x80, 0x100, 0x200, 0x80000000
 NEW = CREATE | MOVED_TO
 _libc: Any = None
 

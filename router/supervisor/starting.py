@@ -60,6 +60,9 @@ def start(run: Run, head: Json, body: bytes) -> Json:
             raise Fault(told.pop("code"), told.pop("what"), told.pop("mend", ""), **told)
         if answer != "other":
             found = truth.of(attempt)
+            if answer == "started" and found["state"] == "committed":
+                # It removes its own records: that it was started is known all the same.
+                return dict(found, state="starting", detail="its records are gone")
             # A waiter that died before `started.json` left nothing started: another may try.
             tries += 1
             if found["state"] != "committed" or tries >= TRIES:

@@ -275,6 +275,8 @@ class Waiter:
         self.note("spawn")
         hear, say = os.pipe()
         tag = {"schema": "route.exec/1", "attempt": self.attempt.number, "argv": argv}
+        me = machine.process(os.getpid())
+        inplace.tell(self.spec, waiter={"pid": os.getpid(), "start": me.start if me else 0})
         self.pid = os.fork()
         if self.pid == 0:
             os.close(hear)
@@ -283,6 +285,8 @@ class Waiter:
             work.become(self.attempt, self.spec, argv, env, log, say, tag)
         os.close(say)
         os.close(log)
+        child = machine.process(self.pid)
+        inplace.tell(self.spec, work={"pid": self.pid, "start": child.start if child else 0})
         given = inplace.stdin(self.spec)
         if given >= 0:
             # A writer to the work's stdin is to see when the work has closed it.

@@ -87,7 +87,9 @@ def environment(
     """
     place = inplace.of(spec)
     # A command in place keeps the store that its user named: what it records itself belongs there too.
-    hidden = {*OURS, inplace.STDIN, *leaked(spec, os.environ)} - ({"ROUTE_HOME"} if place else set())
+    hidden = {*OURS, inplace.STDIN, inplace.OUTCOME, *leaked(spec, os.environ)} - (
+        {"ROUTE_HOME"} if place else set()
+    )
     env = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith("ROUTE_VOLUME_")}
     env.setdefault("PYTHONUNBUFFERED", "1")
     volumes = spec.get("volumes", {})

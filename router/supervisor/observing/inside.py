@@ -75,8 +75,9 @@ class Inside:
         return sorted(found, key=lambda row: (row["begin_us"], row["end_us"]))
 
     def loaded(self, *names: str) -> List[Process]:
-        """The processes that imported one of these packages."""
-        return [p for p in self.processes.values() if any(r["name"] in names for r in p.imports)]
+        """The processes that imported one of these packages, to its end: an import that failed loaded
+        nothing that could be used."""
+        return [p for p in self.processes.values() if any(r["name"] in names and r["ok"] for r in p.imports)]
 
     def versions(self) -> Dict[str, str]:
         """Versions of what was really loaded; where processes differ all of them, joined by ` | `."""

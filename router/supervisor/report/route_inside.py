@@ -96,6 +96,8 @@ def _time(name: str, loader: "Any") -> None:
             run(module)
             good = True
         finally:
+            if not good:
+                SLOW.add(name)  # the work may mend what was lacking, and import it again
             _imported(name, began, good)
 
     loader.exec_module = timed
