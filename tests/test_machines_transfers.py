@@ -24,6 +24,7 @@ from compute_router.errors import Broken
 from compute_router.machines.contract import Stream
 from compute_router.machines.local import LocalMachine
 from compute_router.machines.session import Session
+from compute_router.progress import Step, watched
 from compute_router.records import canonical
 from compute_router.supervisor import packs
 
@@ -99,6 +100,19 @@ def test_an_upload_that_is_cut_a_hundred_times(home: Path, folder: Path, seed: r
     assert log == sum_of(folder)
     left = [path.name[:12] for path in (home / "machine" / "stage").iterdir()]
     assert not left, "nothing half is left"
+
+
+def test_an_upload_that_arrives_is_never_told_as_one_that_broke_off(
+    home: Path, folder: Path, seed: random.Random
+) -> None:
+    total = tree_of(folder, seed, [3_000_000, 20_000, 500])
+    backend = On(home, LocalMachine(home / "machine"))
+    seen: list[Step] = []
+    with watched(seen.append):
+        backend.submit(submission(backend, workload(folder, "pass")))
+    last = seen[-1]
+    assert (last.what, last.over) == ("send", True)
+    assert last.done == last.total > total
 
 
 def test_a_download_that_is_cut_a_hundred_times(home: Path, folder: Path, seed: random.Random) -> None:

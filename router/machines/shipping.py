@@ -135,7 +135,7 @@ def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[B
         for blob, offset in wanted:
             for frame in _frames(blob, offset, flight):
                 flight.send(frame)
-        flight.flush()
+        flight.land()
 
 
 class _Flight:
@@ -173,6 +173,12 @@ class _Flight:
         self._unmarked = 0
         while self._size > self._most:
             self._take()
+
+    def land(self) -> None:
+        """Send the last of it. What is still on its way counts as moved: the answer to the next request
+        tells whether it arrived, and a transfer that is over with less than all of it broke off."""
+        self.flush()
+        self.add(self._size)
 
     def _take(self) -> None:
         """Wait until one more piece is taken, and learn from that how much the way holds."""
