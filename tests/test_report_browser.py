@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from comparison_samples import SAMPLES, many
 
@@ -226,6 +227,18 @@ def test_nothing_is_wider_than_the_screen(chromium: Chromium, sample: str) -> No
         "getComputedStyle(e).fontSize)]).filter(([t, s]) => s < 11);"
     )
     assert small == [], "no text shrinks with the screen"
+
+
+def test_a_long_name_does_not_squeeze_what_it_is_called(chromium: Chromium) -> None:
+    named = [msgspec.structs.replace(p, name="n" * 400) for p in SAMPLES["faster"]().points]
+    text = page(msgspec.structs.replace(SAMPLES["faster"](), points=tuple(named)))
+    chromium.show("long", width=390, text=text)
+    lines = chromium.js(
+        "return [...document.querySelectorAll('.facts dt')].map(e => [e.textContent, "
+        "e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).fontSize)])"
+    )
+    assert lines[0][0] == "Workload"
+    assert [name for name, height in lines if height > 2] == [], "each in one line"
 
 
 @pytest.mark.parametrize("sample", ["three_arms", "waived", "many", "nothing"])

@@ -45,8 +45,8 @@ padding:.5rem .9rem;border:2px solid var(--focus);border-radius:.4rem;z-index:9}
 .skip:focus{top:.5rem}
 :focus-visible{outline:3px solid var(--focus);outline-offset:2px;border-radius:.25rem}
 .facts{display:flex;flex-wrap:wrap;gap:.15rem 1.4rem;font-size:.8125rem}
-.facts div{display:flex;gap:.4em;min-width:0;align-items:center}
-.facts dt{color:var(--quiet);min-width:0}
+.facts div{display:flex;flex-wrap:wrap;column-gap:.4em;min-width:0;align-items:center}
+.facts dt{color:var(--quiet);flex:none}
 .facts dd{min-width:0;flex:none;max-width:100%}
 nav ul{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;list-style:none;margin:.7rem 0 0;
 padding:.5rem 0 0;border-top:1px solid var(--line);font-size:.875rem}
