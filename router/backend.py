@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compute_router.beyond import Beyond, Kept, Node, Shell, There
+from compute_router.beyond import Beyond, Freed, Kept, Node, Shell, There
 from compute_router.errors import Unavailable
 from compute_router.records import Record
 from compute_router.workload import Framework, Role, Workload
@@ -28,6 +28,7 @@ __all__ = [
     "Cost",
     "Estimate",
     "Estimates",
+    "Freed",
     "Handle",
     "Hardware",
     "Health",

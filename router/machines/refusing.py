@@ -32,7 +32,7 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "NOT_COMMITTED": (Unavailable, "run it again"),
     "BLOBS_MISSING": (Resend, "run it again: what arrived is kept"),
     "CONFLICT": (Conflict, "use another --key"),
-    "NO_SPACE": (PreflightFailed, "route gc frees space there"),
+    "NO_SPACE": (PreflightFailed, "`route gc --older-than 0` shows what can go there"),
     "PREFLIGHT": (PreflightFailed, ""),
     "NOT_HELD": (Unavailable, "run it again"),
     "ATTEMPT": (Rejected, "route status tells where the run stands"),
