@@ -63,6 +63,8 @@ def refusal(machine: str, op: str, error: object) -> RouteError:
     mend = str(table.get("mend") or "route doctor tells more")
     made = _refused(machine, op, code, text, mend, table)
     made.told = code
+    position = table.get("position")
+    made.position = position if type(position) is int else None
     return made
 
 

@@ -107,8 +107,11 @@ class Waiter:
             if attempt.has("cancel.json"):
                 attempt.finish("cancelled", "cancel", "cancelled before it started")
                 return
-        hold = group.Hold(attempt, self.spec) if group.of(self.spec) else None
-        if hold is not None:
+        hold = None
+        if group.of(self.spec):
+            from . import holding
+
+            hold = holding.Hold(attempt, self.spec, self.devices)
             if not hold.wait(told):
                 os.close(log)
                 return
@@ -211,7 +214,7 @@ class Waiter:
                     return True
                 now = time.monotonic()
                 if until is not None and now >= until:
-                    raise leases.refused(holder)
+                    raise leases.refused(holder, wanted)
                 if place is None:
                     place = leases.Place(wanted, mark)
                 said = {
