@@ -234,6 +234,22 @@ def test_an_extended_hold_of_which_node_0_gives_up_ends_as_well(group: Group) ->
     assert not group.executed(1)
 
 
+def test_a_cancel_while_one_half_was_let_go_ends_both_and_frees_what_was_held(group: Group) -> None:
+    group.commit("sleep 100", "echo no", more={"leases": ["box"]})
+    group.hold()
+    group.go(0)
+    for link in group.links:
+        link.ask("cancel", run_id=group.run)
+    assert [group.end(rank)["state"] for rank in (0, 1)] == ["cancelled", "cancelled"]
+    assert not group.executed(1)
+    for place, link in zip(group.places, group.links, strict=True):
+        other = shell("true", leases=["box"])
+        place.submit(link, other)
+        place.until(link, other["run_id"], {"committed"})
+        link.start(other["run_id"], wait_us=30_000_000)
+        assert place.until(link, other["run_id"], FINAL)["state"] == "succeeded"
+
+
 def test_what_was_let_go_cannot_be_released(group: Group) -> None:
     group.start("sleep 0.5; echo ran", "sleep 0.5")
     told = group.links[0].ask("release", run_id=group.run, attempt=1)["status"]

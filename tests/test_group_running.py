@@ -101,6 +101,21 @@ def test_a_missing_secret_is_told_before_anything_is_sent(pair: Pair, folder: Pa
     assert not (Path(pair.given[0].root) / "runs").exists()
 
 
+def test_every_node_has_the_secrets_and_no_log_of_any_shows_them(pair: Pair, folder: Path) -> None:
+    source = "import os; v = os.environ['TOKEN']; print(len(v), v, os.environ['ROUTE_NODE_RANK'])"
+    secret = "tweet-tweet-4711"
+    workload = work(folder, source, secrets=("TOKEN",))
+    handle = pair.submit(submission(pair, workload, secrets={"TOKEN": secret}))
+    assert ended(pair, handle).state is State.SUCCEEDED
+    for rank, machine in enumerate(pair.given):
+        said = b"".join(pair.logs(pair.node(handle, rank))).decode()
+        assert said.startswith("16 ")
+        assert said.endswith(f" {rank}\n")
+        assert secret not in said
+        for path in Path(machine.root).rglob("*"):
+            assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
 # All or none
 
 
