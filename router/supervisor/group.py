@@ -10,8 +10,9 @@ from .wire import Fault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Sequence
 
+    from .holding import Hold
     from .runs import Attempt, Run
 
     Json = Dict[str, Any]
@@ -98,6 +99,15 @@ def devices(attempt: Attempt) -> List[str]:
         if isinstance(found, list):
             return [str(each) for each in found]
     return []
+
+
+def hold(attempt: Attempt, spec: Json, devices: Sequence[str]) -> Optional[Hold]:
+    """What a start waits by until its group is ready; None where it has none."""
+    if not of(spec):
+        return None
+    from . import holding
+
+    return holding.Hold(attempt, spec, devices)
 
 
 # Ports: node 0 gives them, when its start is held

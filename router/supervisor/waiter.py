@@ -107,11 +107,8 @@ class Waiter:
             if attempt.has("cancel.json"):
                 attempt.finish("cancelled", "cancel", "cancelled before it started")
                 return
-        hold = None
-        if group.of(self.spec):
-            from . import holding
-
-            hold = holding.Hold(attempt, self.spec, self.devices)
+        hold = group.hold(attempt, self.spec, self.devices)
+        if hold is not None:
             if not hold.wait(told):
                 os.close(log)
                 return
