@@ -167,12 +167,17 @@ def test_gc_shows_first_and_keeps_receipts(route: Route, folder: Path, home: Pat
     assert route("run", "work.py").returncode == 0
     [run] = (home / "runs").iterdir()
     assert data(route("gc", "--json")) == []
+    other = run / "nodes" / "1-h2"  # as of a run on several machines
+    (other / "outputs").mkdir(parents=True)
+    for name in ("outputs/b", "log", "measured.json"):
+        (other / name).write_text("x")
     shown = route("gc", "--older-than", "0", "--outputs")
     assert run.name in shown.stdout
     assert (run / "outputs" / "a").exists()
     removed = route("gc", "--older-than", "0", "--outputs", "--delete")
     assert removed.returncode == 0, removed.stderr
     assert not (run / "outputs").exists()
+    assert [path.name for path in other.iterdir()] == ["measured.json"]
     assert route("receipt", "verify", run.name).returncode == 0
     assert run.name in route("gc", "--run", run.name).stdout
     assert run.exists()

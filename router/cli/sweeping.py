@@ -163,17 +163,19 @@ def _broken(cli: Cli, delete: bool, *, before: float) -> list[dict[str, Any]]:
 
 
 def _brought(run: RunFolder, delete: bool) -> dict[str, Any] | None:
-    """The outputs and the log of one run, kept here."""
+    """The outputs and the log of one run, of each of its machines, kept here."""
     import shutil
 
-    files = [p for p in (run.path / "outputs").rglob("*") if p.is_file() and not p.is_symlink()]
-    files += [p for p in [run.path / "log"] if p.is_file()]
+    places = [run.path, *run.path.glob("nodes/*-*")]
+    files = [p for at in places for p in (at / "outputs").rglob("*") if p.is_file() and not p.is_symlink()]
+    files += [p for at in places if (p := at / "log").is_file()]
     if not files:
         return None
     what = f"outputs and log kept here: {_many(len(files), 'file')}, {size(sum(map(_bytes, files)))}"
     if delete:
-        shutil.rmtree(run.path / "outputs", ignore_errors=True)
-        (run.path / "log").unlink(missing_ok=True)
+        for at in places:
+            shutil.rmtree(at / "outputs", ignore_errors=True)
+            (at / "log").unlink(missing_ok=True)
     return {"run_id": run.id, "what": what, "removed": delete}
 
 
