@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -140,6 +141,48 @@ def test_nobody_takes_over_a_part_before_its_writer_has_locked_it(
     first = small(root, "1" * 32)
     first.settle()
     assert {digest: first.read(digest) for digest in SMALL} == SMALL
+
+
+def test_what_a_disk_failed_to_take_is_wanted_again(root: str, before: Callable[..., None]) -> None:
+    """Of a sync that failed nothing is kept: the next one would succeed, whatever was written."""
+    first = small(root, "1" * 32)
+    first.blob({**HEAD, "last": True}, DATA)
+    asked = {"blobs": [[digest, len(data)] for digest, data in (*SMALL.items(), (DIGEST, DATA))]}
+    assert first.want(asked) == []
+
+    def fails() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    laid: list[Any] = []
+    before(os, "fsync", fails)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        first.settle(lambda: laid.extend(first.read(digest) for digest in SMALL))
+    assert laid == [*SMALL.values()], "it was laid out while the disk was waited for"
+    assert os.listdir(os.path.join(root, "stage")) == []
+    assert not os.path.exists(os.path.join(root, "packs"))
+    assert first.want(asked) == [[digest, 0] for digest in (*SMALL, DIGEST)]
+    for digest, data in (*SMALL.items(), (DIGEST, DATA)):
+        first.blob({"sha256": digest, "offset": 0, "last": True}, data)
+    first.settle()
+    assert Arriving(root, "2" * 32).want(asked) == []
+    assert live(root) == DATA
+
+
+def test_what_a_failed_commit_left_unsettled_is_settled_with_what_comes_after_it(root: str) -> None:
+    first = small(root, "1" * 32)
+
+    def fails() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        first.settle(fails)
+    assert not os.path.exists(os.path.join(root, "packs")), "nothing is live"
+    more = b"sent after that"
+    first.packs.add(hashlib.sha256(more).hexdigest(), more)
+    first.settle()
+    second = Arriving(root, "2" * 32)
+    wanted = {**SMALL, hashlib.sha256(more).hexdigest(): more}
+    assert {digest: second.read(digest) for digest in wanted} == wanted
 
 
 def test_two_volumes_that_take_one_shard_at_once_do_not_share_its_file(

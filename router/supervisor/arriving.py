@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import threading
 
 from . import files, forking, names, packs
 from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Set
+    from typing import Any, Callable, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -91,6 +92,11 @@ class Arriving:
     def read(self, digest: str) -> Optional[bytes]:
         """A small blob out of the packs; None if it is none of theirs."""
         return self.packs.read(digest)
+
+    def path(self, digest: str) -> str:
+        """The file of a blob that stands alone, or has arrived and is not settled yet."""
+        part = self.whole.get(digest)
+        return blob_path(self.root, digest) if part is None else part.path
 
     def _left(self) -> Dict[str, List[str]]:
         """The parts that stand in the stage, by digest."""
@@ -236,18 +242,47 @@ class Arriving:
         if part is not None:
             os.close(part.fd)
 
-    def settle(self) -> None:
-        """Make what arrived durable and live. Raises `Fault` if any of it did not arrive as it should."""
+    def check(self) -> None:
+        """Raises `Fault` if any of what was sent did not arrive as it should."""
         if self.failed:
             raise next(iter(self.failed.values()))
-        self.packs.settle()
-        self._settle_parts()
 
-    def _settle_parts(self) -> None:
+    def settle(self, meanwhile: Optional[Callable[[], None]] = None) -> None:
+        """Make what arrived durable and live, with `meanwhile` done while the disk is waited for. Raises
+        what `check` does."""
+        self.check()
+        unsynced = [part.fd for part in self.whole.values()]
+        if self.packs.seal() >= 0:
+            unsynced.append(self.packs.seal())
+        failed: List[OSError] = []
+        try:
+            _sync(unsynced, meanwhile, failed)
+        finally:
+            if failed:
+                self._lose()
+        if failed:
+            raise failed[0]
+        self.packs.settle(synced=True)
+        self._settle_parts(synced=True)
+
+    def _lose(self) -> None:
+        """Forget all that is not settled, so that it is sent again."""
+        for part in self.whole.values():
+            os.unlink(part.path)
+            os.close(part.fd)
+        self._here -= self.packs.forget() | set(self.whole)
+        self.whole.clear()
+
+    def _settle_parts(self, *, synced: bool = False) -> None:
         """Synced first, renamed then."""
         folders = set()
-        for part in self.whole.values():
-            os.fsync(part.fd)
+        if not synced:
+            try:
+                for part in self.whole.values():
+                    os.fsync(part.fd)
+            except OSError:
+                self._lose()
+                raise
         for digest, part in self.whole.items():
             if digest in self.shards:
                 from . import shards
@@ -284,6 +319,31 @@ class Arriving:
                 _forget([part.path])  # another connection was faster
         self.parts.clear()
         self.whole.clear()
+
+
+def _sync(fds: List[int], meanwhile: Optional[Callable[[], None]], failed: List[OSError]) -> None:
+    """Wait until the disk has what was written to all of `fds`, with `meanwhile` done in that time; raises
+    what that raises, and tells in `failed` what the disk did not take."""
+
+    def wait() -> None:
+        try:
+            for fd in fds:
+                os.fsync(fd)
+        except OSError as e:
+            failed.append(e)
+
+    if meanwhile is None:
+        wait()
+    elif not fds:
+        meanwhile()
+    else:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        try:
+            meanwhile()
+        finally:
+            # What is done next may fork, which no other thread is to see.
+            waiting.join()
 
 
 def _forget(paths: List[str]) -> None:

@@ -15,6 +15,7 @@ _HEX = frozenset("0123456789abcdef")
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 ROLES = ("compile-cache", "checkpoints", "data", "home")
 MOST_PATH = 1024
+MOST_NAME = 255
 
 
 def run_id(value: Any) -> str:
@@ -49,11 +50,12 @@ def parts(value: Any, what: str = "path") -> List[str]:
     """
     if isinstance(value, str) and value and "\0" not in value and not value.startswith("/"):
         try:
-            size = len(os.fsencode(value))
+            size = len(value) if value.isascii() else len(os.fsencode(value))
         except UnicodeError:
             size = MOST_PATH + 1
         found = [part for part in value.split("/") if part not in ("", ".")]
-        if size <= MOST_PATH and ".." not in found and all(len(os.fsencode(p)) <= 255 for p in found):
+        short = size <= MOST_NAME or all(len(os.fsencode(part)) <= MOST_NAME for part in found)
+        if size <= MOST_PATH and ".." not in found and short:
             return found
     raise Fault(
         "BAD_REQUEST", "%s cannot be %.80r" % (what, value), "relative, below its folder, without `..`"

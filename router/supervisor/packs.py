@@ -18,6 +18,8 @@ SMALL = 1 << 17
 MANY = 32
 """Small blobs in one upload from which on they share a file: a sync of each is what an upload waits for."""
 MOST = 64 << 20
+FLUSH = 2 << 20
+"""Bytes of a pack after which their writing out begins."""
 MOST_FILES = 64
 """Packs kept open for reading at a time."""
 
@@ -37,7 +39,8 @@ class Packs:
         self._stage = os.path.join(root, "stage")
         self._part = os.path.join(self._stage, nonce + ".pack")
         self._fd = -1
-        self._size = 0
+        self._size = self._flushed = 0
+        self._table: Optional[bytes] = None
         self._new: Dict[str, Tuple[int, int]] = {}
         self._known: Optional[Dict[str, Tuple[str, int, int]]] = None
         self._open: Dict[str, int] = {}
@@ -63,7 +66,10 @@ class Packs:
         return found is not None and found[2] == size
 
     def read(self, digest: str) -> Optional[bytes]:
-        """The bytes of a blob in a finished pack; None if there is none, or its pack is gone."""
+        """The bytes of a blob in a finished pack or in ours; None if there is none, or its pack is gone."""
+        if digest in self._new:
+            offset, size = self._new[digest]
+            return os.pread(self._fd, size, offset)
         found = self.known().get(digest)
         if found is None:
             return None
@@ -88,6 +94,8 @@ class Packs:
             return
         if self._fd < 0:
             self._begin()
+        elif self._table is not None:
+            self._cut_back()  # a commit failed after `seal`
         try:
             files.write_all(self._fd, _RECORD.pack(bytes.fromhex(digest), len(data)) + data)
         except OSError:
@@ -97,6 +105,10 @@ class Packs:
         self._size += _RECORD.size + len(data)
         if self._size >= MOST:
             self.settle()
+        elif self._size - self._flushed >= FLUSH and hasattr(os, "posix_fadvise"):
+            # Writing out begins now, so that little is left to be waited for.
+            os.posix_fadvise(self._fd, self._flushed, self._size - self._flushed, os.POSIX_FADV_DONTNEED)
+            self._flushed = self._size
 
     def _begin(self) -> None:
         """Open a part of our own. Whoever goes on with what is left of one must know that its writer is gone:
@@ -109,24 +121,38 @@ class Packs:
         except OSError:
             os.close(fd)
             raise
-        self._fd, self._size = fd, 0
+        self._fd, self._size, self._flushed = fd, 0, 0
 
     def _cut_back(self) -> None:
+        self._table = None
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
 
-    def settle(self) -> None:
-        """Make what was added durable and live."""
-        if self._fd < 0:
+    def seal(self) -> int:
+        """Write the index behind what was added; the descriptor that is to be synced before `settle`, or -1
+        if nothing was added. What is added before that `settle` breaks the seal."""
+        if self._fd >= 0 and self._table is None:
+            table = b"".join(
+                _ENTRY.pack(bytes.fromhex(digest), *where) for digest, where in sorted(self._new.items())
+            )
+            try:
+                files.write_all(self._fd, table + _FOOT.pack(len(self._new), _MAGIC))
+            except OSError:
+                self._cut_back()
+                raise
+            self._table = table
+        return self._fd
+
+    def settle(self, *, synced: bool = False) -> None:
+        """Make what was added durable and live; `synced` if what `seal` gave was synced since."""
+        if self.seal() < 0:
             return
-        table = b"".join(
-            _ENTRY.pack(bytes.fromhex(digest), *where) for digest, where in sorted(self._new.items())
-        )
+        table, self._table = self._table or b"", None
         try:
-            files.write_all(self._fd, table + _FOOT.pack(len(self._new), _MAGIC))
-            os.fsync(self._fd)
+            if not synced:
+                os.fsync(self._fd)
         except OSError:
-            self._cut_back()
+            self.forget()
             raise
         if not os.path.isdir(self.folder):
             # Not its parents: a root that was removed meanwhile is not to come back.
@@ -139,6 +165,16 @@ class Packs:
         os.close(self._fd)
         self._fd, self._new = -1, {}
         self._learn(name)
+
+    def forget(self) -> Set[str]:
+        """Remove what was added since the last `settle`; its digests. After a sync that failed another one
+        may succeed although nothing of it was written."""
+        lost = set(self._new)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self._new, self._table = -1, {}, None
+            os.unlink(self._part)
+        return lost
 
     def adopt(self, wanted: Set[str]) -> None:
         """Take over those of `wanted` that another connection was sent and did not live to make live.

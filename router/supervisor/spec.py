@@ -42,11 +42,13 @@ def _tree(tree: Any) -> None:
         path = "/".join(found)
         if not found or path in seen or path in folders:
             raise Fault("BAD_SPEC", "the tree names %.80r twice" % entry.get("path"))
-        for depth in range(1, len(found)):
-            folder = "/".join(found[:depth])
+        folder = path.rpartition("/")[0]
+        # Those above one that is known are known.
+        while folder and folder not in folders:
             if folder in seen:
                 raise Fault("BAD_SPEC", "%.80r of the tree is both a file and a folder" % folder)
             folders.add(folder)
+            folder = folder.rpartition("/")[0]
         seen.add(path)
         if "link" in entry:
             names.text(entry["link"], "a link of the tree")

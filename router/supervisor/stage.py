@@ -7,12 +7,12 @@ import hashlib
 import os
 
 from . import files, instead, machine, names, runs, shards, spares, spec, wire
-from .arriving import Arriving, blob_path
+from .arriving import Arriving
 from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Set, Tuple
+    from typing import Any, Callable, Dict, List, Set, Tuple
 
     from .runs import Run
 
@@ -49,7 +49,7 @@ class Stage:
         found = spec.check(body, run.id)
         if self._stands(run, body, found):
             return {"already": True}
-        self.arriving.settle()
+        self.arriving.check()
         entries, has = found.get("tree", []), self.arriving.has
         missing = [e["sha256"] for e in entries if "link" not in e and not has(e["sha256"], e["bytes"])]
         if missing:
@@ -61,7 +61,7 @@ class Stage:
         try:
             os.mkdir(made, 0o700)
             os.mkdir(os.path.join(made, "attempts"), 0o700)
-            materialise(self.arriving, made, entries, spare=True)
+            self.arriving.settle(lambda: materialise(self.arriving, made, entries, spare=True))
             placed = shards.place(self.root, found)
             note = {
                 "at_us": machine.now_us(),
@@ -70,7 +70,7 @@ class Stage:
                 "stage_us": machine.mono_us() - self.began,
                 "placed": placed,
             }
-            files.write(os.path.join(made, "committed.json"), wire.dumps(note))
+            files.write(os.path.join(made, "committed.json"), wire.dumps(note), folder=False)
             files.write(os.path.join(made, "spec.json"), body)
             try:
                 os.rename(made, run.path)
@@ -126,30 +126,39 @@ def materialise(arriving: Arriving, made: str, entries: List[Json], *, spare: bo
 
     def lay(path: str, entry: Json) -> None:
         data = arriving.read(entry["sha256"])
-        sink = os.open(path, files.NEW, 0o600)
+        sink = os.open(path, files.NEW, (entry["mode"] & 0o777) | 0o600)
         try:
             if data is not None:
                 files.write_all(sink, data)
             else:
-                _copy(blob_path(arriving.root, entry["sha256"]), sink)
-            os.fchmod(sink, (entry["mode"] & 0o777) | 0o600)
+                _copy(arriving.path(entry["sha256"]), sink)
         finally:
             os.close(sink)
 
-    if spare and spares.take(arriving.root, made, entries, lay):
-        return
-    work = os.path.join(made, "work")
+    # Nothing else of this process makes files meanwhile, and so none needs a call of its own for its mode.
+    before = os.umask(0)
+    try:
+        if not (spare and spares.take(arriving.root, made, entries, lay)):
+            _lay_out(os.path.join(made, "work"), entries, lay)
+    finally:
+        os.umask(before)
+
+
+def _lay_out(work: str, entries: List[Json], lay: Callable[[str, Json], None]) -> None:
     os.mkdir(work, 0o700)
     folders: Set[str] = {""}
     links: List[Tuple[str, str]] = []
     for entry in entries:
         parts = names.parts(entry["path"])
-        for depth in range(1, len(parts)):
-            folder = "/".join(parts[:depth])
-            if folder not in folders:
-                os.mkdir(os.path.join(work, folder), 0o755)
-                folders.add(folder)
-        path = os.path.join(work, *parts)
+        path = "/".join(parts)
+        above = path.rpartition("/")[0]
+        if above not in folders:
+            for depth in range(1, len(parts)):
+                folder = "/".join(parts[:depth])
+                if folder not in folders:
+                    os.mkdir("%s/%s" % (work, folder), 0o755)
+                    folders.add(folder)
+        path = "%s/%s" % (work, path)
         if "link" in entry:
             links.append((path, entry["link"]))
         else:

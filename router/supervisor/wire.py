@@ -47,10 +47,15 @@ def _none(text: str) -> Any:
     raise ValueError("%s is not allowed" % text)
 
 
+# Made once: `json.loads` makes one each time, which a header of each small file would wait for.
+_STRICT = json.JSONDecoder(parse_int=_integer, parse_float=_none, parse_constant=_none).decode
+_HEADER = json.JSONDecoder(parse_int=_cut).decode
+
+
 def loads(data: bytes) -> Any:
     """JSON without floats and without huge integers. Raises `ValueError` alone."""
     try:
-        return json.loads(data.decode("utf-8"), parse_int=_integer, parse_float=_none, parse_constant=_none)
+        return _STRICT(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply")
 
@@ -59,7 +64,7 @@ def header(data: bytes) -> Any:
     """The line of a frame: what `loads` refuses stands in it as a number that no field accepts, so that
     the request is refused and not the connection. Raises `ValueError` alone."""
     try:
-        return json.loads(data.decode("utf-8"), parse_int=_cut)
+        return _HEADER(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply")
 
