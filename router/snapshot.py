@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from compute_router.errors import InputError
 from compute_router.gitfacts import Git, Listing, NoGit, list_git
@@ -80,19 +80,6 @@ class Snapshot:
             "note": self.note,
         }
 
-    def open(self, sha256: str) -> BinaryIO:
-        """The file that held these bytes, for reading. Raises `KeyError` for a digest not in the tree
-        and `InputError` if the file is gone or is no longer a regular file."""
-        path, _ = self.sources[sha256]
-        try:
-            number = os.open(self.root / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as e:
-            raise InputError(f"{path} cannot be read any more: {e.strerror}", mend="run it again") from e
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            os.close(number)
-            raise self._changed(path)
-        return os.fdopen(number, "rb")
-
     def chunks(self, sha256: str, offset: int = 0) -> Iterator[tuple[int, bytes, bool]]:
         """The bytes from `offset` on as (offset, piece, last).
 
@@ -101,25 +88,35 @@ class Snapshot:
         empty piece.
         """
         path, size = self.sources[sha256]
-        seen = hashlib.sha256()
-        with self.open(sha256) as source:
-            at = 0
+        number = self._open(path)
+        try:
+            seen, at = hashlib.sha256(), 0
             held: tuple[int, bytes] | None = None
-            while piece := source.read(CHUNK):
+            # One byte more than it had tells of one that grew; most files are one piece.
+            while at <= size and (piece := os.read(number, min(CHUNK, size - at + 1))):
                 seen.update(piece)
                 if held is not None:
-                    yield held[0], held[1], False
+                    yield *held, False
                     held = None
                 if at + len(piece) > offset:
                     cut = max(0, offset - at)
                     held = (at + cut, piece[cut:])
                 at += len(piece)
-                if at > size:
-                    break
-            if at != size or seen.hexdigest() != sha256:
-                raise self._changed(path)
-            place, piece = held or (at, b"")
-            yield place, piece, True
+        finally:
+            os.close(number)
+        if at != size or seen.hexdigest() != sha256:
+            raise self._changed(path)
+        yield *(held or (at, b"")), True
+
+    def _open(self, path: str) -> int:
+        try:
+            number = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as e:
+            raise InputError(f"{path} cannot be read any more: {e.strerror}", mend="run it again") from e
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise self._changed(path)
+        return number
 
     def lay_out(self, folder: Path) -> None:
         """Write the tree into `folder`, which is made; for a backend that hands on a folder.

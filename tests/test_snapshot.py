@@ -431,10 +431,10 @@ def test_what_is_sent_is_what_was_recorded(root: Path) -> None:
             assert place == at
             at += len(piece)
     assert list(taken.chunks(of["empty"])) == [(0, b"", True)]
-    with taken.open(of["small"]) as file:
-        assert file.read() == b"s"
+    assert list(taken.chunks(of["small"])) == [(0, b"s", True)]
+    assert list(taken.chunks(of["small"], 1)) == [(1, b"", True)]
     with pytest.raises(KeyError):
-        taken.open("0" * 64)
+        next(taken.chunks("0" * 64))
 
 
 @pytest.mark.parametrize("change", ["same size", "grown", "cut", "gone", "fifo"])

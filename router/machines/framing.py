@@ -31,6 +31,10 @@ MOST_BANNER = 1 << 20
 """Bytes of banners and rc files that may stand before the nonce line."""
 
 
+# Made once: `json.dumps` makes one each time, which a frame for each small file would wait for.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class Frame(NamedTuple):
     """One frame: the line as an object, and the bytes behind it."""
 
@@ -42,7 +46,7 @@ def encode(head: dict[str, Any], body: bytes = b"") -> bytes:
     """The bytes of one frame. Raises `ValueError` if it is larger than the protocol allows."""
     if body:
         head = {**head, "size": len(body)}
-    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    line = _compact(head).encode() + b"\n"
     most = MOST_PAYLOAD * 16 if head.get("op") == "commit" else MOST_PAYLOAD
     if len(line) > MOST_HEADER or len(body) > most:
         raise ValueError(f"a frame of {len(line)} + {len(body)} bytes is larger than the protocol allows")
