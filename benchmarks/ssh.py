@@ -1,6 +1,6 @@
 """Measures machines reached by SSH beside ssh, rsync, scp and tar: over loopback, and with 20 ms added.
 
-python benchmarks/ssh.py [--runs 7] [--files 2000] [--bytes 10000] [--delays 0,20] [--only sync,start,...]
+python benchmarks/ssh.py [--runs 7] [--files 2000] [--bytes 10000] [--delays 0,20] [--only sync,...] [--rc]
 """
 
 from __future__ import annotations
@@ -42,13 +42,11 @@ from compute_router.backend import Offer
 from compute_router.hashes import SETTLED
 from compute_router.machines.contract import Interpreter
 from compute_router.machines.reaching import reach
-from compute_router.machines.session import Session
+from compute_router.machines.session import Session, Sessions
 from compute_router.machines.shipping import finish, ship
 from compute_router.machines.specification import specification
 from compute_router.snapshot import Snapshot, take
 from compute_router.workload import Workload
-
-# What is measured
 
 
 def start(bench: Bench) -> None:
@@ -140,14 +138,16 @@ def sync(bench: Bench, files: int, size: int) -> None:
         else:
             rested()
         begin = time.perf_counter()
-        snapshot = take(tree, home=bench.home)
-        made = submission(offer, work, snapshot)
-        spec = specification(made, Interpreter(python="python3"), ())
         with bench.machine() as there:
-            session = Session(there)
-            finish(session, ship(session, made, spec))
-            spent = (time.perf_counter() - begin) * 1e3
-            session.close()
+            sessions = Sessions(there)
+            sessions.dial()  # as `route run` does: it looks at the files while the connection is made
+            snapshot = take(tree, home=bench.home)
+            made = submission(offer, work, snapshot)
+            spec = specification(made, Interpreter(python="python3"), ())
+            with sessions.use() as session:
+                finish(session, ship(session, made, spec))
+                spent = (time.perf_counter() - begin) * 1e3
+            sessions.close()
         return spent
 
     def changed(once: Once) -> float | None:
@@ -162,13 +162,13 @@ def sync(bench: Bench, files: int, size: int) -> None:
         subprocess.run(theirs, check=True, capture_output=True)
         return (time.perf_counter() - begin) * 1e3
 
-    def tar() -> float:
+    def tar(then: str = "") -> float:
         target = bench.folder / "untarred"
         gone(target)
         target.mkdir()
         begin = time.perf_counter()
         packing = subprocess.Popen(["tar", "-C", str(tree), "-cf", "-", "."], stdout=subprocess.PIPE)
-        subprocess.run(bench.ssh(f"tar -C {target} -xf -"), stdin=packing.stdout, check=True)
+        subprocess.run(bench.ssh(f"tar -C {target} -xf -{then}"), stdin=packing.stdout, check=True)
         packing.wait()
         return (time.perf_counter() - begin) * 1e3
 
@@ -184,6 +184,7 @@ def sync(bench: Bench, files: int, size: int) -> None:
 
     things: dict[str, Once] = {
         "tar, all": tar,
+        "tar, all, synced": lambda: tar(f" && sync -f {bench.folder}"),
         "rsync, all": cold_theirs,
         "route, all": cold_ours,
         "rsync, one changed": lambda: changed(timed),
@@ -284,7 +285,7 @@ def follow(bench: Bench) -> None:
     theirs = []
     assert peer.stdout is not None
     for _ in range(lines):
-        theirs.append((time_of(peer.stdout.readline()), time.monotonic_ns()))
+        theirs.append((int(peer.stdout.readline()), time.monotonic_ns()))
     writer.wait()
     peer.terminate()
     peer.wait()
@@ -299,7 +300,7 @@ def follow(bench: Bench) -> None:
         now = time.monotonic_ns()
         if isinstance(item, bytes):
             *whole, rest = (rest + item).split(b"\n")
-            ours += [(time_of(line.decode()), now) for line in whole]
+            ours += [(int(line), now) for line in whole]
     close(backend)
     measured = {
         "ssh tail -F": Measured("ssh tail -F", tuple((seen - at) / 1e6 for at, seen in theirs[5:])),
@@ -311,10 +312,6 @@ def follow(bench: Bench) -> None:
         floor="ssh tail -F",
         goals={"route logs --follow": ("ssh tail -F", 3.0)},
     )
-
-
-def time_of(line: str) -> int:
-    return int(line.strip())
 
 
 def fan(bench: Bench) -> None:
@@ -336,7 +333,10 @@ def fan(bench: Bench) -> None:
 
     open_ones = [reach(name, bench.entry(name, f"root-{name}")) for name in names]
     sessions = [Session(there) for there in open_ones]
+    true = bench.run(bench.ssh("true"))
     things: dict[str, Once] = {
+        "ssh host true": true,
+        "eight of ssh host true": lambda: _none(list(pool.map(lambda _: true(), names))),
         "one, new connection": lambda: fresh(names[0]),
         "eight, new connections": lambda: _none(list(pool.map(fresh, names))),
         "one, open": lambda: ask(sessions[0]),
@@ -367,13 +367,15 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=10_000, help="in each file")
     parser.add_argument("--delays", default="0,20", help="added to a round trip, in ms")
     parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--rc", action="store_true", help="with what the login's .bashrc does, for all alike")
     given = parser.parse_args()
     print(machine())
     for delay in map(int, given.delays.split(",")):
         folder = Path(tempfile.mkdtemp(prefix="route-bench-"))
         os.environ["ROUTE_CONFIG"] = str(folder / "config" / "config.toml")
         (folder / "config").mkdir()
-        server = Sshd(folder / "sshd").start()
+        # Below another shell bash reads no .bashrc, which may cost more than all that is measured.
+        server = Sshd(folder / "sshd", extra="" if given.rc else "SetEnv SHLVL=1").start()
         try:
             with behind(server, delay) as port:
                 about = f"{delay} ms added" if delay else "loopback"

@@ -190,7 +190,7 @@ class Recording:
                 secrets={},
                 key=run.key,
                 attempt=1,
-                journal=journal,
+                tell=journal.tell,
                 recorded=self._command.facts,
             )
         return run
