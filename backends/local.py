@@ -18,6 +18,7 @@ from compute_router.backend import (
     CacheState,
     Estimate,
     Estimates,
+    Freed,
     Hardware,
     Health,
     HealthCheck,
@@ -123,6 +124,9 @@ class LocalBackend(MachineBackend):
 
     def there(self) -> Sequence[There]:
         return super().there() if self._made else ()
+
+    def sweep(self, before_us: int, *, delete: bool) -> Sequence[Freed]:
+        return super().sweep(before_us, delete=delete) if self._made else ()
 
     @property
     def _made(self) -> bool:

@@ -10,11 +10,11 @@ import dataclasses
 import enum
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compute_router.beyond import Beyond, Kept, Node, Shell, There
+from compute_router.beyond import Beyond, Freed, Kept, Node, Shell, There
 from compute_router.errors import Unavailable
 from compute_router.records import Record
 from compute_router.workload import Framework, Role, Workload
@@ -28,6 +28,7 @@ __all__ = [
     "Cost",
     "Estimate",
     "Estimates",
+    "Freed",
     "Handle",
     "Hardware",
     "Health",
@@ -296,8 +297,9 @@ class Submission:
 
     `key` is the idempotency key: the run id, unless the user gave one; then `id` is made from it
     (the same key always gives the same id). `wait_us` is how long a busy place may be waited for
-    (0 = not at all, None = for ever). `records` are lines of JSON, at most 1 MiB and without secrets,
-    that a backend may leave beside the run: `kept` gives them to another client.
+    (0 = not at all, None = for ever); a `submit` that waits itself tells `waits` what for. `records` are
+    lines of JSON, at most 1 MiB and without secrets, that a backend may leave beside the run: `kept`
+    gives them to another client.
     """
 
     id: str
@@ -309,6 +311,7 @@ class Submission:
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     wait_us: int | None = 0
     records: bytes = dataclasses.field(default=b"", repr=False)
+    waits: Callable[[Status], object] = lambda status: None
 
 
 class Backend(Beyond, ABC):

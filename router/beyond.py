@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compute_router.backend import Cost, Handle, Offer, Quote
     from compute_router.workload import Workload
 
-__all__ = ["Beyond", "Kept", "Node", "Shell", "There"]
+__all__ = ["Beyond", "Freed", "Kept", "Node", "Shell", "There"]
 
 
 class Node(Record, frozen=True, kw_only=True):
@@ -57,6 +57,18 @@ class There:
     ended_us: int | None = None
     collected: bool = False
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Freed:
+    """What a sweep has removed at one place, or would remove: collected runs by id, files that no run there
+    needs, and about how many bytes that is. `why` says that this place could not be asked."""
+
+    place: str
+    runs: Sequence[str] = ()
+    files: int = 0
+    size_bytes: int = 0
+    why: str = ""
 
 
 class Shell(Protocol):
@@ -121,6 +133,16 @@ class Beyond:
         """Every run that the places of this backend have, newest first, whoever submitted it.
 
         Raises `Unavailable` only if no place could be asked at all. This default knows of none.
+        """
+        return ()
+
+    def sweep(self, before_us: int, *, delete: bool) -> Sequence[Freed]:
+        """Remove at every place the runs that a client has collected and that ended before `before_us`
+        (epoch microseconds), and what is as old and needed by no run there. Without `delete` nothing is
+        removed, and what would be is told. Runs that nobody has collected stay.
+
+        Repeatable, and never raises for a place that cannot be asked: its `Freed` says why. This default
+        keeps nothing anywhere.
         """
         return ()
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PART", "fsync_folder", "held", "put_aside", "read_file", "write_beside", "write_file"]
+__all__ = ["PART", "fsync_folder", "held", "is_held", "put_aside", "read_file", "write_beside", "write_file"]
 
 PART = ".part"
 """How the name of a file ends that is not yet whole."""
@@ -64,6 +64,21 @@ def held(path: Path, *, create: bool = False) -> Iterator[int]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
+    finally:
+        os.close(fd)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the kernel's lock on `path` now; False where there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
     finally:
         os.close(fd)
 

@@ -75,11 +75,13 @@ class RouteError(Exception):
 
     `what` says in one line what is wrong; `mend` says in one line how to mend it, and is empty
     only where nothing can be done. `file` and `line` point at the place, lines counted from 1.
-    `told` is the code that a machine gave (docs/protocol.md), where it was one that refused.
+    `told` is the code that a machine gave (docs/protocol.md), where it was one that refused, `position`
+    the place in line that was to be had there.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     told: str = ""
+    position: int | None = None
 
     def __init__(
         self, what: str, *, mend: str = "", file: str | None = None, line: int | None = None

@@ -21,7 +21,7 @@ from compute_router.policy import Limits, Outcome
 from compute_router.recording import is_recorded, unstarted
 from compute_router.records import key_run_id, new_run_id
 from compute_router.scrubbing import resolved
-from compute_router.starting import NOTHING_STARTED, Intent, guarded, load_the_end, start
+from compute_router.starting import NOTHING_STARTED, Intent, guarded, load_the_end, standing, start
 from compute_router.workload import Workload
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Router:
                 secrets=secrets,
                 key=run.key,
                 attempt=attempt,
-                tell=self._journal(run, on_event).tell,
+                journal=self._journal(run, on_event),
             )
         except errors.SubmitUnknown as e:
             self._journal(run, on_event).became(
@@ -228,7 +228,7 @@ class Router:
                     Status(state=State.UNKNOWN, attempt=intent.attempt, detail=e.what)
                 )
             if handle is None:
-                return known or Status(state=State.STAGING, attempt=intent.attempt)
+                return standing(run, known, intent.attempt)
         found = handle
         backend = self.backend(handle.backend, workload)
         try:

@@ -10,16 +10,18 @@ import msgspec
 
 from compute_router import errors
 from compute_router.adopting import records_of
-from compute_router.backend import Backend, Handle, Offer, Submission
+from compute_router.backend import Backend, Handle, Offer, State, Status, Submission
+from compute_router.durable import is_held
 from compute_router.records import Record
 
 if TYPE_CHECKING:
+    from compute_router.journal import Journal
     from compute_router.policy import Decision
     from compute_router.snapshot import Snapshot
     from compute_router.store import RunFolder
     from compute_router.workload import Workload
 
-__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "load_the_end", "noticed", "start"]
+__all__ = ["NOTHING_STARTED", "Intent", "Try", "guarded", "load_the_end", "noticed", "standing", "start"]
 
 NOTHING_STARTED = (
     errors.Unavailable,
@@ -34,7 +36,6 @@ PAUSES = (0.0, 0.5, 2.0, 5.0)
 """Seconds before each look for a run whose answer was lost."""
 
 T = TypeVar("T")
-Tell = Callable[..., None]
 
 
 class Try(Record, frozen=True, kw_only=True):
@@ -100,7 +101,7 @@ def start(
     secrets: Mapping[str, str],
     key: str,
     attempt: int,
-    tell: Tell,
+    journal: Journal,
     recorded: Mapping[str, Any] | None = None,
 ) -> Handle:
     """Try the ranked offers in turn until one has started `attempt`; never two at once.
@@ -109,6 +110,7 @@ def start(
     the last refusal once every offer has said no; `intent.json` then lists all of them.
     """
     tries: list[Try] = []
+    tell = journal.tell
     failure: errors.RouteError = errors.NoPlace("the decision ranks no offer")
     intent: Intent | None = None
     for ranked in decision.ranked:
@@ -137,6 +139,7 @@ def start(
             secrets=secrets,
             wait_us=decision.limits.wait_us,
             records=records_of(run),
+            waits=journal.became,
         )
         try:
             handle = _submit(backend, submission)
@@ -165,6 +168,15 @@ def start(
     if intent is not None:
         run.write("intent", msgspec.structs.replace(intent, tries=tuple(tries)))
     raise failure
+
+
+def standing(run: RunFolder, known: Status | None, attempt: int) -> Status:
+    """Where a run stands of which nothing was started yet. One that waits does so in a client, which holds
+    the run meanwhile: without it nobody does."""
+    if known is not None and known.state is State.WAITING and not is_held(run.file("run")):
+        gone = "the client that waited for its machines is gone; route resume goes on"
+        return Status(state=State.STAGING, attempt=attempt, detail=gone)
+    return known or Status(state=State.STAGING, attempt=attempt)
 
 
 def noticed(backend: Backend, handle: Handle) -> dict[str, int]:

@@ -167,18 +167,52 @@ def test_gc_shows_first_and_keeps_receipts(route: Route, folder: Path, home: Pat
     assert route("run", "work.py").returncode == 0
     [run] = (home / "runs").iterdir()
     assert data(route("gc", "--json")) == []
+    other = run / "nodes" / "1-h2"  # as of a run on several machines
+    (other / "outputs").mkdir(parents=True)
+    for name in ("outputs/b", "log", "measured.json"):
+        (other / name).write_text("x")
     shown = route("gc", "--older-than", "0", "--outputs")
     assert run.name in shown.stdout
     assert (run / "outputs" / "a").exists()
     removed = route("gc", "--older-than", "0", "--outputs", "--delete")
     assert removed.returncode == 0, removed.stderr
     assert not (run / "outputs").exists()
+    assert [path.name for path in other.iterdir()] == ["measured.json"]
     assert route("receipt", "verify", run.name).returncode == 0
     assert run.name in route("gc", "--run", run.name).stdout
     assert run.exists()
     assert route("gc", "--run", run.name, "--delete").returncode == 0
     assert not run.exists()
     assert data(route("ps", "--json"))["runs"] == []
+
+
+def test_gc_frees_at_the_places_what_no_run_needs_and_names_those_that_cannot_be_asked(
+    route: Route, folder: Path, home: Path, tmp_path: Path
+) -> None:
+    (folder / "work.py").write_text("pass\n")
+    assert route("run", "work.py").returncode == 0
+    collected = data(route("ps", "--json"))["runs"][0]["run_id"]
+    (folder / "work.py").write_text("import sys; sys.exit(0)\n")
+    kept = route("run", "--detach", "work.py").stdout.strip()
+    end = time.monotonic() + 60
+    while data(route("ps", "--json"))["runs"][0]["state"] != "succeeded":
+        assert time.monotonic() < end
+    there = home / "machine"
+    config = tmp_path / "config.toml"
+    config.write_text('[machines.gone]\naddress = "me@127.0.0.1:1"\n')
+    out = route("gc", "--older-than", "0", "--json", env={"ROUTE_CONFIG": str(config)})
+    [found] = [entry for entry in data(out) if entry["run_id"] is None]
+    assert (found["runs"], found["removed"]) == ([collected], False)
+    assert found["bytes"] > 0
+    assert "ssh/gone could not be asked" in out.stderr
+    assert (there / "runs" / collected).is_dir()
+    assert route("gc", "--older-than", "0", "--delete").returncode == 0
+    assert [path.name for path in (there / "runs").iterdir()] == [kept], "nobody has collected that one"
+    assert route("status", collected).returncode == 0
+    assert route("wait", kept).returncode == 0
+    assert route("gc", "--older-than", "0", "--delete").returncode == 0
+    assert not [path for path in (there / "blobs").rglob("*") if path.is_file()]
+    assert route("receipt", "verify", collected, kept).returncode == 0
 
 
 def test_gc_finds_folders_that_nothing_can_be_done_with(route: Route, home: Path) -> None:

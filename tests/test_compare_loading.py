@@ -178,7 +178,7 @@ def test_a_field_that_no_rule_asks_for_is_read_again(tmp_path: Path, data: bytes
     assert isinstance(bytes_of, Loaded)
     assert isinstance(gone, Loaded)
     assert isinstance(changed, Loaded)
-    for name, value in (("code.branch", "main"), ("clock.boot_id", "b-1"), ("client.adopted", False)):
+    for name, value in (("code.branch", "main"), ("outcome.exit_code", 0), ("client.adopted", False)):
         assert one.value(name) == bytes_of.value(name) == value
     path.write_bytes(planted.study()[1].data())
     assert changed.value("code.branch") is None, "another receipt lies there now"

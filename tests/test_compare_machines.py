@@ -94,3 +94,25 @@ def test_a_power_cap_on_one_of_several_machines_counts() -> None:
         "sw_power_cap 5%",
     ]
     assert [r.code for r in only(specs).refusals] == ["UNSTABLE_WINDOW"]
+
+
+def test_runs_that_shared_their_machine_make_no_claim() -> None:
+    """A wave of runs side by side on one machine: each slows the others, by nobody knows how much."""
+    specs = study(effect=1.10, noise=0.005)
+    assert only(specs).standing is Standing.CLAIM
+    specs[1].at_us = specs[0].at_us + 300_000_000
+    found = only(specs)
+    assert found.standing is Standing.EXPLORATORY
+    assert "2 runs shared their machine with another of them" in " ".join(found.cannot)
+    specs[1].measured["clock.boot_id"] = "b-2"
+    assert only(specs).standing is Standing.CLAIM, "side by side on two machines"
+    specs[1].measured["clock.boot_id"] = "b-1"
+    specs[1].at_us = specs[0].at_us + 599_000_000
+    assert only(specs).standing is Standing.CLAIM, "a second of ten minutes is the roundness of clocks"
+
+
+def test_a_long_run_shares_its_machine_with_all_that_run_beside_it() -> None:
+    specs = study(effect=1.10, noise=0.005)
+    specs[0].measured["timing.run_us"] = 6 * planted.HOUR
+    told = " ".join(only(specs).cannot)
+    assert "6 runs shared their machine" in told, told

@@ -20,6 +20,8 @@ import pytest
 from supervisor_driver import FINAL, Fault, Place, ended, shell, spec
 
 from compute_router.records import new_run_id
+from compute_router.supervisor import link as links
+from compute_router.supervisor.runs import Attempt, Run
 
 MEMBERS = ["h1", "h2", "h3"]
 
@@ -51,6 +53,11 @@ class Group:
         body = json.dumps(facts).encode() if facts else b""
         told = self.links[rank].ask("go", body, run_id=self.run, attempt=1)
         return {name: told[name] for name in ("link_port", "master_port", "token")}
+
+    def extend(self, rank: int, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+        body = json.dumps(facts).encode() if facts else b""
+        told = self.links[rank].ask("extend", body, run_id=self.run, attempt=1)
+        return {name: told[name] for name in ("link_port", "master_port", "token") if name in told}
 
     def all_go(self) -> None:
         facts = self.go(0)
@@ -176,6 +183,71 @@ def test_the_next_attempt_starts_where_the_last_one_was_never_held(group: Group)
     assert group.links[1].start(group.run, attempt=2)["reason"] == "held"
     with pytest.raises(Fault, match="attempt 2 of run"):
         group.links[1].start(group.run, attempt=1)
+
+
+def test_a_hold_lasts_anew_from_each_time_that_it_is_extended(group: Group) -> None:
+    group.commit("echo 1", "echo 2", hold_us=5_000_000)
+    group.hold()
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        for link in group.links:
+            assert link.ask("extend", run_id=group.run, attempt=1)["status"]["reason"] == "held"
+        time.sleep(0.2)
+    group.all_go()
+    assert [group.end(rank)["state"] for rank in (0, 1)] == ["succeeded", "succeeded"]
+
+
+def test_a_member_that_nobody_lets_go_hears_of_it_from_node_0(group: Group) -> None:
+    """The client is gone between the two, and no other one comes; strangers cannot say it."""
+    group.commit("echo 1", "echo 2")
+    group.hold()
+    facts = group.extend(0)
+    assert group.extend(1, facts) == {}
+    time.sleep(0.7)
+    assert not group.executed(1), "node 0 is held as well"
+    group.go(0)
+    assert [group.end(rank)["state"] for rank in (0, 1)] == ["succeeded", "succeeded"]
+    assert [group.log(rank) for rank in (0, 1)] == ["1\n", "2\n"]
+
+
+def test_a_member_is_not_let_go_by_one_without_the_token(group: Group) -> None:
+    group.commit("echo 1", "echo 2", hold_us=10_000_000)
+    group.hold()
+    group.extend(1, {**group.extend(0), "token": "0" * 64})
+    group.go(0)
+    time.sleep(1.5)
+    assert not group.executed(1)
+    group.links[0].ask("cancel", run_id=group.run)
+    group.links[1].ask("cancel", run_id=group.run)
+    assert group.end(1)["state"] == "cancelled"
+
+
+def test_an_extended_hold_of_which_node_0_gives_up_ends_as_well(group: Group) -> None:
+    group.commit("echo 1", "echo 2", more={"leases": ["box"]}, hold_us=2_000_000)
+    group.hold()
+    group.extend(1, group.extend(0))
+    assert group.places[0].until(group.links[0], group.run, {"committed"})["reason"] == "never_executed"
+    with pytest.raises(Fault, match="NOT_HELD"):
+        group.extend(0)
+    group.links[1].ask("release", run_id=group.run, attempt=1)
+    assert group.links[1].status(group.run)["state"] == "committed"
+    assert not group.executed(1)
+
+
+def test_a_cancel_while_one_half_was_let_go_ends_both_and_frees_what_was_held(group: Group) -> None:
+    group.commit("sleep 100", "echo no", more={"leases": ["box"]})
+    group.hold()
+    group.go(0)
+    for link in group.links:
+        link.ask("cancel", run_id=group.run)
+    assert [group.end(rank)["state"] for rank in (0, 1)] == ["cancelled", "cancelled"]
+    assert not group.executed(1)
+    for place, link in zip(group.places, group.links, strict=True):
+        other = shell("true", leases=["box"])
+        place.submit(link, other)
+        place.until(link, other["run_id"], {"committed"})
+        link.start(other["run_id"], wait_us=30_000_000)
+        assert place.until(link, other["run_id"], FINAL)["state"] == "succeeded"
 
 
 def test_what_was_let_go_cannot_be_released(group: Group) -> None:
@@ -341,6 +413,27 @@ def test_a_link_that_dies_is_brought_back_and_costs_no_healthy_run(group: Group,
             assert time.monotonic() < until
             time.sleep(0.02)
     assert [group.end(each)["state"] for each in (0, 1)] == ["succeeded", "succeeded"]
+
+
+def test_a_member_that_never_comes_is_named_and_ends_the_group(group: Group) -> None:
+    group.commit("sleep 100", "sleep 100")
+    group.hold()
+    facts = group.go(0)
+    made = links.Link(Attempt(Run(str(group.places[0].root), group.run), 1), _spec(group, 0), facts, None)
+    made.judge(made.began + links.JOIN - 1)
+    assert not made.verdict
+    made.judge(made.began + links.JOIN + 1)
+    assert (made.verdict["rank"], made.verdict["detail"]) == (1, "it never came to the others within 60 s")
+    for each in group.links:
+        each.ask("cancel", run_id=group.run)
+    assert {group.end(rank)["state"] for rank in (0, 1)} == {"cancelled"}
+
+
+def _spec(group: Group, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (group.places[rank].root / "runs" / group.run / "spec.json").read_bytes()
+    )
+    return found
 
 
 def test_strangers_at_the_door_change_nothing(group: Group) -> None:

@@ -7,6 +7,8 @@ And which of several ranks failed first.
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,32 @@ def test_the_first_rank_is_found_by_clocks_put_right() -> None:
     follows = member("h1", 0, 5, 0, follows=True)
     assert together([follows, h2]).detail == "rank 2 on h2 failed first: on 2"
     assert together([follows, Member(name="h2", status=ENDED)]).detail == "rank 0 on h1 failed first: on 0"
+
+
+def test_a_rank_that_failed_before_its_node_was_ended_by_the_others_is_named() -> None:
+    """Its torchrun was still waiting for the node's other ranks when a follower elsewhere was over."""
+    cause = {"rank": 3, "what": "ValueError: boom", "at_us": 7, "follows": False}
+    lost = {"rank": 0, "what": "Connection closed by peer", "at_us": 5, "follows": True}
+    members = [Member(name="h1", status=FAILED, first=lost), Member(name="h2", status=ENDED, first=cause)]
+    assert together(members).detail == "rank 3 on h2 failed first: ValueError: boom"
+    # What it says only once it was asked to end is none.
+    late = Member(name="h2", status=ENDED, first={**cause, "follows": True})
+    assert together([members[0], late]).detail == "rank 0 on h1 failed first: Connection closed by peer"
+
+
+def test_where_each_was_ended_because_of_the_other_no_rank_is_named() -> None:
+    """Two sides of a cut: the ranks only got the signal by which their own machine ended them."""
+    first = {"rank": 0, "what": "signal 15", "at_us": None, "follows": True}
+    members = [Member(name=name, status=ENDED, first=first) for name in ("h1", "h2")]
+    assert together(members).detail == "h1: ended because of h2"
+
+
+def test_memory_as_the_cause_is_said_beside_the_rank() -> None:
+    why = "the kernel killed 1 process(es) of the group for memory"
+    status = msgspec.structs.replace(FAILED, reason="oom_host", detail=why)
+    first = {"rank": 3, "what": "signal 9", "at_us": 7, "follows": False}
+    found = together([Member(name="h1", status=ENDED), Member(name="h2", status=status, first=first)])
+    assert (found.reason, found.detail) == ("oom_host", f"rank 3 on h2 failed first: signal 9; {why}")
 
 
 def test_times_are_by_the_clock_of_node_0() -> None:
@@ -291,6 +319,71 @@ def test_error_files_of_any_kind_are_no_fault_of_ours(tmp_path: Path, text: str)
     assert found is None or found["what"] == ""
 
 
-def test_nothing_is_told_of_work_without_torchrun(tmp_path: Path) -> None:
-    attempt, spec = left(tmp_path, 0, r0=told("ValueError: boom"))
-    assert failing.first(attempt, {**spec, "launcher": {"name": "python"}}, SUMMARY) is None
+def summary(*ranks: tuple[int, int, float], ago: float = 1, zone: float = 0) -> bytes:
+    """What torchrun prints of ranks (rank, code, seconds after the first), the last `ago` seconds ago, by
+    the clock of a zone so many hours ahead."""
+    now, last = time.time() + zone * 3600 - ago, max(after for _, _, after in ranks)
+    text = ""
+    for rank, code, after in ranks:
+        at = time.strftime("%Y-%m-%d_%H:%M:%S", time.gmtime(now - last + after))
+        text += f"""
+[0]:
+  time      : {at}
+  host      : localhost
+  rank      : {rank} (local_rank: {rank - 2})
+  exitcode  : {code} (pid: 1)
+  error_file: <N/A>
+  traceback : none
+"""
+    return text.encode()
+
+
+@pytest.mark.parametrize("zone", [0, 5.5, -8])
+def test_a_rank_that_torchrun_killed_because_it_hung_was_not_first(tmp_path: Path, zone: float) -> None:
+    attempt, spec = left(tmp_path, 1, r0=told("ValueError: boom"))
+    raised = time.time() - 32
+    [file] = tmp_path.rglob("error.json")
+    os.utime(file, (raised, raised))
+    found = failing.first(attempt, spec, summary((2, 1, 0), (3, -9, 31), zone=zone))
+    assert found is not None
+    assert (found["rank"], found["what"]) == (2, "ValueError: boom")
+    # One that was killed before the others failed was.
+    found = failing.first(attempt, spec, summary((3, -9, 0), (2, 1, 31), ago=3, zone=zone))
+    assert found is not None
+    assert (found["rank"], found["what"]) == (3, "signal 9")
+    assert abs(found["at_us"] / 1e6 - (time.time() - 34)) < 5
+
+
+def test_a_rank_that_aborts_because_a_peer_is_gone_only_follows(tmp_path: Path) -> None:
+    attempt, spec = left(tmp_path, 1)
+    said = (
+        b"[rank3]:[E1124 22:52:58.123 ProcessGroupNCCL.cpp:632] [Rank 3] Watchdog caught collective "
+        b"operation timeout: WorkNCCL(SeqNum=9)\nterminate called after throwing an instance\n"
+    )
+    found = failing.first(attempt, spec, said + summary((3, -6, 0)))
+    assert found is not None
+    assert (found["rank"], found["follows"]) == (3, True)
+    assert found["what"].startswith("signal 6: Watchdog caught collective operation timeout")
+    alone = failing.first(attempt, spec, summary((3, -6, 0)))
+    assert alone is not None
+    assert (alone["what"], alone["follows"]) == ("signal 6", False)
+
+
+def test_without_torchrun_a_node_of_a_group_is_one_rank(tmp_path: Path) -> None:
+    attempt, spec = left(tmp_path, 1)
+    spec = {**spec, "launcher": {"name": "python"}}
+    cases: dict[tuple[bytes, int], tuple[str, bool]] = {
+        (b"Traceback\n  File x\nValueError: boom\n", 1): ("ValueError: boom", False),
+        (b"RuntimeError: Connection closed by peer [10.0.0.2]:1\n\n", 1): (
+            "RuntimeError: Connection closed by peer [10.0.0.2]:1",
+            True,
+        ),
+        (b"step 7", -9): ("signal 9", False),
+        (b"step 7", -15): ("signal 15", True),
+        (b"", 3): ("exit code 3", False),
+    }
+    for (tail, status), (what, follows) in cases.items():
+        found = failing.first(attempt, spec, tail, status)
+        assert found is not None
+        assert (found["rank"], found["what"], found["follows"]) == (1, what, follows)
+    assert failing.first(attempt, {**spec, "group": None}, SUMMARY) is None

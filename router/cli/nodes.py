@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compute_router.backend import Backend, Handle
+    from compute_router.planning import Plan
 
-__all__ = ["lines", "log_of", "node_option", "part_of"]
+__all__ = ["lines", "log_of", "node_option", "part_of", "several"]
 
 node_option = click.option(
     "--node", type=click.IntRange(min=0), metavar="N", help="Of a run on several machines: the N-th, from 0."
@@ -36,6 +37,12 @@ def log_of(folder: Path, node: int | None) -> Path | None:
         if found.is_file():
             return found
     return None
+
+
+def several(plan: Plan) -> bool:
+    """Whether the place that comes first is several machines, which are waited for by their client."""
+    first = plan.decision.ranked[0]
+    return plan.offer(first.backend, first.offer_id).hardware.nodes > 1
 
 
 def lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:

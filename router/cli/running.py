@@ -181,6 +181,7 @@ def go(
     from compute_router.cli.attached import Stages, attached, ended, guard, receipt_of
     from compute_router.cli.leaving import Leaving
     from compute_router.cli.logtext import LogText
+    from compute_router.cli.nodes import several
     from compute_router.cli.planning import dry, refused
 
     out, router = cli.out, cli.router
@@ -198,6 +199,11 @@ def go(
             return dry(cli, plan)
         if not plan.decision.ranked or plan.decision.outcome.value in ("refused", "warm"):
             return refused(cli, plan)
+        if detach and wait and several(plan):
+            out.note(
+                "several machines are waited for by this client: it stays until the run has started, "
+                "and prints the id then"
+            )
         out.busy("looking at the files")
         folder = router.submit(plan, key=key, secrets=secret_values(workload, env_file), on_event=stages)
         stages.name(folder.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,9 @@ HOUR, DAY = 3600, 86400
 def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, outputs: bool, named: tuple[str, ...]) -> int:
     """Show what may be removed; --delete removes it.
 
-    That is what old collected runs may still hold at the places they ran, and what unfinished
-    writes left behind; with --outputs also what they brought here. Records and receipts stay: a
-    run goes as a whole only if --run names it.
+    That is what old collected runs may still hold at the places they ran, code and data there that
+    no run needs any more, and what unfinished writes left behind; with --outputs also what was
+    brought here. Records and receipts stay here: a run goes as a whole only if --run names it.
     """
     delete = delete and not dry_run
     store = cli.router.store
@@ -56,6 +57,7 @@ def gc(cli: Cli, delete: bool, dry_run: bool, older_than: int, outputs: bool, na
                 run = store.open(row.id)
                 found += filter(None, [_place(cli, run, row, delete)])
                 found += filter(None, [_brought(run, delete)] if outputs else [])
+        found += _there(cli, delete, int(now * 1e6) - older_than) if older_than >= 0 else []
         found += _broken(cli, delete, before=now - HOUR)
         if delete and store.home.is_dir():
             swept = store.sweep(before=now - DAY)
@@ -81,7 +83,7 @@ def _whole(cli: Cli, run: RunFolder, delete: bool) -> dict[str, Any]:
     if run.has("intent") and status.get("state") not in ENDS:
         raise Refused(f"run {run.id} is not over", mend=f"route cancel {run.id}, then route wait {run.id}")
     files = [path for path in run.path.rglob("*") if path.is_file() and not path.is_symlink()]
-    what = f"everything: {len(files)} files, {size(sum(map(_bytes, files)))}, its receipt with them"
+    what = f"everything: {_many(len(files), 'file')}, {size(sum(map(_bytes, files)))}, its receipt with them"
     if delete:
         if not _cleaned(run):
             _clean(cli, run)
@@ -110,6 +112,43 @@ def _place(cli: Cli, run: RunFolder, row: Row, delete: bool) -> dict[str, Any] |
     return {"run_id": run.id, "what": what, "removed": delete}
 
 
+def _there(cli: Cli, delete: bool, before_us: int) -> list[dict[str, Any]]:
+    """What the places hold that nobody needs any more, whichever client brought it there."""
+    from compute_router.gather import side_by_side
+
+    cli.out.busy("asking the places")
+    calls = {}
+    for name in cli.router.registry.backends():
+        try:
+            calls[name] = functools.partial(cli.router.backend(name).sweep, before_us, delete=delete)
+        except RouteError as e:
+            cli.out.warn(f"{name}: {e.what}")
+    answers = side_by_side(calls, None)
+    cli.out.calm()
+    found = []
+    for name, freed in sorted(answers.items()):
+        if isinstance(freed, BaseException):
+            cli.out.warn(f"{name}: {freed.what if isinstance(freed, RouteError) else freed}")
+            continue
+        for each in freed:
+            place = f"{name}/{each.place}"
+            if each.why:
+                cli.out.warn(f"{place} could not be asked: {each.why}")
+            elif each.runs or each.files or each.size_bytes:
+                parts = [_many(len(each.runs), "collected run")] if each.runs else []
+                parts += [f"{_many(each.files, 'file')} no run there needs"] if each.files else []
+                what = ", ".join([*parts, size(each.size_bytes)])
+                found.append(
+                    {"run_id": None, "place": place, "what": f"{place}: {what}", "removed": delete}
+                    | {"runs": list(each.runs), "bytes": each.size_bytes}
+                )
+    return sorted(found, key=lambda entry: str(entry["place"]))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _broken(cli: Cli, delete: bool, *, before: float) -> list[dict[str, Any]]:
     """Folders that no longer say what was run: no list shows them, and nothing can be done with them."""
     from compute_router.index import folders
@@ -124,17 +163,19 @@ def _broken(cli: Cli, delete: bool, *, before: float) -> list[dict[str, Any]]:
 
 
 def _brought(run: RunFolder, delete: bool) -> dict[str, Any] | None:
-    """The outputs and the log of one run, kept here."""
+    """The outputs and the log of one run, of each of its machines, kept here."""
     import shutil
 
-    files = [p for p in (run.path / "outputs").rglob("*") if p.is_file() and not p.is_symlink()]
-    files += [p for p in [run.path / "log"] if p.is_file()]
+    places = [run.path, *run.path.glob("nodes/*-*")]
+    files = [p for at in places for p in (at / "outputs").rglob("*") if p.is_file() and not p.is_symlink()]
+    files += [p for at in places if (p := at / "log").is_file()]
     if not files:
         return None
-    what = f"outputs and log kept here: {len(files)} files, {size(sum(map(_bytes, files)))}"
+    what = f"outputs and log kept here: {_many(len(files), 'file')}, {size(sum(map(_bytes, files)))}"
     if delete:
-        shutil.rmtree(run.path / "outputs", ignore_errors=True)
-        (run.path / "log").unlink(missing_ok=True)
+        for at in places:
+            shutil.rmtree(at / "outputs", ignore_errors=True)
+            (at / "log").unlink(missing_ok=True)
     return {"run_id": run.id, "what": what, "removed": delete}
 
 

@@ -297,8 +297,8 @@ def _standing(
             "one run of an arm is an anecdote" if n < 2 else f"{n} runs of an arm are fewer than {N_VERDICT}"
         )
         caps.append((best_standing(n), few))
-    if apart := soundness.places(sight):
-        caps.append((Standing.EXPLORATORY, apart))
+    for told in filter(None, (soundness.places(sight), soundness.at_once(sight))):
+        caps.append((Standing.EXPLORATORY, told))
     for refusal in found:
         if refusal.waived:
             caps.append((Standing.EXPLORATORY, f"{refusal.code} was waived: {refusal.because}"))

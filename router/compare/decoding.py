@@ -48,7 +48,7 @@ outcome.reason_code outcome.started_us outcome.ended_us checks.end_marker checks
 checks.kernel_truth checks.success mem.peak_alloc_bytes mem.host_rss_peak mem.host_rss_scope
 distributed.first_step_us timing.queue_us timing.image_us timing.boot_us timing.stage_in_us timing.run_us
 timing.bootstrap_us timing.import_us timing.compile_us timing.first_step_us timing.warmup_us
-timing.steady_us timing.eval_us timing.checkpoint_us timing.idle_us hw.observed.clock_sm_mhz
+timing.steady_us timing.eval_us timing.checkpoint_us timing.idle_us hw.observed.clock_sm_mhz clock.boot_id
 """
 SEEN = tuple(_SEEN.split())
 """What rules, figures and tables ask every receipt for."""

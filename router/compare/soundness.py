@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from compute_router.compare.figures import DERIVED
-from compute_router.compare.finding import listed, named, of_window, where
+from compute_router.compare.finding import by_client, listed, named, of_window, where
 from compute_router.compare.loaded import WARNED
 from compute_router.compare.outcome import Role
 from compute_router.compare.sight import Run, Sight
@@ -23,6 +23,8 @@ PLACES = (
 """Fields of class W by which machines of one model differ."""
 CLOCK_SHARE = 0.05
 """By how much the clocks of two arms may differ without a word."""
+OVERLAP_SHARE = 0.01
+"""Of the shorter of two runs: less is the roundness of clocks."""
 WATCHED = {
     "hw.observed.cotenants": "processes of others",
     "hw.observed.throttle_reasons": "lowered clocks",
@@ -196,6 +198,26 @@ def places(sight: Sight) -> str:
     return (
         f"{', '.join(told)} differ between the arms in every run, and whatever else these machines differ in"
     )
+
+
+def at_once(sight: Sight) -> str:
+    """How many runs shared their machine with another of them: what they do to each other nobody measured."""
+    boots: dict[str, list[tuple[int, int, Run]]] = {}
+    for run in sight.runs:
+        boot, times = run.loaded.seen["clock.boot_id"], by_client(run)
+        if isinstance(boot, str) and times is not None and times[0] < times[1]:
+            boots.setdefault(boot, []).append((*times, run))
+    shared: dict[int, Run] = {}
+    for each in boots.values():
+        each.sort(key=lambda row: row[:2])
+        last = each[0]
+        for row in each[1:]:
+            overlap = min(last[1], row[1]) - row[0]
+            if overlap > OVERLAP_SHARE * min(last[1] - last[0], row[1] - row[0]):
+                shared |= {id(last[2]): last[2], id(row[2]): row[2]}
+            # The one that lasts longest is the one that a later run may still meet.
+            last = max(last, row, key=lambda row: row[1])
+    return f"{len(shared)} runs shared their machine with another of them" if shared else ""
 
 
 def unwatched(sight: Sight) -> str:

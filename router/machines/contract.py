@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from compute_router.backend import Backend, Handle, Kept, Offer, Shell, Status, Submission, There
+from compute_router.backend import Backend, Freed, Handle, Kept, Offer, Shell, Status, Submission, There
 from compute_router.errors import Rejected, RouteError
 from compute_router.records import Record
 from compute_router.workload import Workload
@@ -204,6 +204,14 @@ class MachineBackend(Backend):
 
         found: Sequence[There] = there(cast("Any", self), cast("Any", self._running))
         return found
+
+    def sweep(self, before_us: int, *, delete: bool) -> Sequence[Freed]:
+        from compute_router.machines.others import sweep
+
+        freed: Sequence[Freed] = sweep(
+            cast("Any", self), cast("Any", self._running), before_us, delete=delete
+        )
+        return freed
 
     def node(self, handle: Handle, rank: int) -> Handle:
         from compute_router.machines.grouped import Grouped

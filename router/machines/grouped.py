@@ -25,6 +25,9 @@ GLANCE = 8.0
 """Seconds that the other machines may take to answer while node 0's log is followed."""
 LONGEST = 7 * 86_400.0
 """Seconds that bringing back may take; what makes no progress is broken off much earlier."""
+BEGUN = (State.RUNNING, State.ORPHANED)
+SETTLING = 2.0
+"""Seconds for which members that are about to be held, or to begin, are looked at again."""
 AGAIN = 1.0
 """Seconds between two looks at the others, once node 0 has ended."""
 
@@ -103,28 +106,39 @@ class Grouped(Running):
         return self._found(found, group)
 
     def _found(self, found: Handle, group: Mapping[str, Any]) -> Handle | None:
-        """The handle of all members; None if all are held or committed only: then nothing was started."""
-        ranks, unseen = self._ranks(found.run_id)
-        nodes = group.get("nodes")
-        if type(nodes) is not int or sorted(ranks) != list(range(nodes)):
-            raise Unavailable(
-                f"run {found.run_id} is on {nodes} machines, and {len(ranks)} of them know it"
-                + (f"; {' and '.join(unseen)} cannot be seen" if unseen else ""),
-                mend="add the others (route machine add), or try again",
-            )
-        machines = [ranks[rank][0] for rank in range(nodes)]
-        statuses = [ranks[rank][1] for rank in range(nodes)]
-        held = [status.reason == "held" for status in statuses]
-        if all(h or s.state is State.COMMITTED for h, s in zip(held, statuses, strict=True)):
+        """The handle of all members; None if nothing was started: node 0 is let go before any other."""
+        until = time.monotonic() + SETTLING
+        while True:
+            machines, statuses = self._members_of(found.run_id, group)
+            held = [status.reason == "held" for status in statuses]
+            idle = [h or s.state is State.COMMITTED for h, s in zip(held, statuses, strict=True)]
+            begun = any(s.state.final or s.state in BEGUN for s in statuses)
+            if begun or all(idle) or time.monotonic() >= until:
+                break
+            time.sleep(0.05)  # one is about to be held, or about to begin
+        if not begun and idle[0]:
             return None
         failed = [s for s in statuses if s.state.final and s.state is not State.SUCCEEDED]
-        if any(held) and not failed:
+        if begun and any(held) and not failed:
             facts = self.go(self.sessions(machines[0]), machines[0].name, found.run_id, found.attempt)
             for rank in (rank for rank, waits in enumerate(held) if waits and rank):
                 with contextlib.suppress(RouteError):
                     sessions = self.sessions(machines[rank])
                     self.go(sessions, machines[rank].name, found.run_id, found.attempt, facts)
         return self._named(found.run_id, found.key, found.attempt, machines)
+
+    def _members_of(self, run_id: str, group: Mapping[str, Any]) -> tuple[list[Machine], list[Status]]:
+        """The machines of a run and how it stands on each, in rank order. Raises `Unavailable` if one of
+        them cannot be told."""
+        ranks, unseen = self._ranks(run_id)
+        nodes = group.get("nodes")
+        if type(nodes) is not int or sorted(ranks) != list(range(nodes)):
+            raise Unavailable(
+                f"run {run_id} is on {nodes} machines, and {len(ranks)} of them know it"
+                + (f"; {' and '.join(unseen)} cannot be seen" if unseen else ""),
+                mend="add the others (route machine add), or try again",
+            )
+        return [ranks[rank][0] for rank in range(nodes)], [ranks[rank][1] for rank in range(nodes)]
 
     def _ranks(self, run_id: str) -> tuple[dict[int, tuple[Machine, Status]], list[str]]:
         """Which machine is which node of the run, and how it stands there; and who could not be asked."""

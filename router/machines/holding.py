@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compute_router.backend import Handle, State, Status, Submission
+from compute_router.backend import Handle, Node, State, Status, Submission
 from compute_router.errors import Broken, CredentialsError, RouteError, SubmitUnknown, Unavailable
 from compute_router.gather import side_by_side
 from compute_router.machines.contract import Machine
@@ -28,8 +30,10 @@ __all__ = ["FACTS", "HOLD_US", "Starting", "ask_twice"]
 
 HOLD_US = 90_000_000
 """How long a machine holds a start for the others; see docs/protocol.md."""
-FRESH = 60.0
-"""Seconds after which a hold is not relied upon any more, and taken anew."""
+EXTEND = 20.0
+"""Seconds after which a hold is made to last anew while another machine is still getting ready."""
+OVER = 3
+"""Times that a hold may have ended, though nobody gave it up, before that is told."""
 SETTLING = 0.1
 """Seconds between two looks at a start that is about to be held."""
 PAUSES = (0.5, 1.5)
@@ -46,8 +50,11 @@ class Part:
     sessions: Sessions
     spec: bytes
     environment: Mapping[str, Any]
+    identity: str = ""
+    """What tells this computer from all others, whatever a client calls it."""
+    asked: bool = False
     status: Status | None = None
-    held_at: float = 0.0
+    refusal: RouteError | None = None
 
     @property
     def held(self) -> bool:
@@ -80,12 +87,12 @@ class Starting:
         self.each({p.machine.name: functools.partial(self._deliver, p) for p in self.parts})
         wait = self.submission.wait_us
         until = None if wait is None else time.monotonic() + wait / 1e6
+        in_turn, over = False, 0
         while True:
             try:
-                self._hold(handle)
-                if self._go():
-                    return
-                refusal: RouteError = Unavailable("the machines were not ready at one time", mend="try again")
+                self._hold(handle, in_turn=in_turn)
+                self._go()
+                return
             except SubmitUnknown:
                 # What is held still serves whoever asks again, or ends by itself.
                 raise
@@ -93,13 +100,41 @@ class Starting:
                 # Waiting with one machine in hand for another would keep it from everybody, and two who
                 # do so wait for each other for ever.
                 self._release(e)
+                over += e.told == "NOT_HELD"
+                if e.told == "NOT_HELD" and over < OVER:
+                    continue
                 if e.told not in ("BUSY", "FOREIGN"):
                     raise
                 refusal = e
             if until is not None and time.monotonic() >= until:
                 raise refusal
+            self._tell()
+            in_turn = True
             pause = random.uniform(*PAUSES)
             time.sleep(pause if until is None else max(0.0, min(pause, until - time.monotonic())))
+
+    def _tell(self) -> None:
+        """Say which machines are waited for, and the place that a start would have in line there."""
+        nodes = []
+        for rank, part in enumerate(self.parts):
+            no = part.refusal
+            state = State.COMMITTED if no is None else State.WAITING
+            what = "" if no is None else no.what.removeprefix(f"{part.machine.name}: ")
+            place = None if no is None else no.position
+            nodes.append(
+                Node(rank=rank, name=part.machine.name, state=state.value, detail=what, position=place)
+            )
+        said = [f"{node.name}: {node.detail}" for node in nodes if node.detail]
+        self.submission.waits(
+            Status(
+                state=State.WAITING,
+                attempt=self.submission.attempt,
+                reason="busy",
+                detail="; ".join(said)[:500],
+                position=max((node.position or 0 for node in nodes), default=0) or None,
+                nodes=tuple(nodes),
+            )
+        )
 
     def _ranked(self) -> list[tuple[int, Machine]]:
         return list(enumerate(self.machines))
@@ -140,6 +175,7 @@ class Starting:
         for fresh in tries:
             try:
                 with part.sessions.use(fresh=fresh) as session:
+                    part.identity = str(session.hello.get("machine_id") or "")
                     finish(session, ship(session, self.submission, part.spec, tries=tries))
                 return
             except Broken as e:
@@ -158,22 +194,72 @@ class Starting:
 
     # Hold
 
-    def _hold(self, handle: Handle) -> None:
-        """See every start held, or begun by another client already. Raises the first refusal."""
-        self.each({p.machine.name: functools.partial(self._hold_one, p, handle) for p in self.parts})
+    def _hold(self, handle: Handle, *, in_turn: bool) -> None:
+        """See every start held, or begun by another client already. Raises the first refusal.
+
+        `in_turn` leases the machines one by one, in an order that is the same for every client, and stops
+        at the first that is busy: several groups that want the same machines then cannot keep each other
+        from them for ever, and a machine that is free is not taken each time for one that is not.
+        """
+        for part in self.parts:
+            part.asked, part.status, part.refusal = False, None, None
+        if in_turn:
+            for part in sorted(self.parts, key=lambda part: (part.identity, part.machine.name)):
+                self._lease(part, handle)
+        getting, ready = len(self.parts), threading.Event()
+        lock = threading.Lock()
+
+        def hold(part: Part) -> None:
+            nonlocal getting
+            try:
+                self._hold_one(part, handle)
+                with lock:
+                    getting -= 1
+                    if not getting:
+                        ready.set()
+                # Another one may take as long as it likes: its import probes, an environment on a slow disk.
+                while not ready.wait(EXTEND):
+                    if part.held:
+                        self._extend(part)
+            except BaseException:
+                ready.set()
+                raise
+
+        self.each({p.machine.name: functools.partial(hold, p) for p in self.parts})
+
+    def _lease(self, part: Part, handle: Handle) -> None:
+        part.asked = True
+        try:
+            part.status = self._ask_start(part, handle)
+        except RouteError as e:
+            part.refusal = e
+            raise
 
     def _hold_one(self, part: Part, handle: Handle) -> None:
-        part.status = self._ask_start(part, handle)
-        asked, part.held_at = 1, time.monotonic()
-        while not part.held and not part.begun:
-            if part.status.state is State.COMMITTED:
+        if part.status is None:
+            self._lease(part, handle)
+        asked = 1
+        while (status := part.status) is not None and not part.held and not part.begun:
+            if status.state is State.COMMITTED:
                 # Its hold came to an end at this very moment, or its waiter died before anything started.
                 if asked == 3:
-                    raise Unavailable(f"{part.machine.name}: {part.status.detail or 'it cannot be held'}")
-                asked, part.held_at = asked + 1, time.monotonic()
-                part.status = self._ask_start(part, handle)
+                    raise Unavailable(f"{part.machine.name}: {status.detail or 'it cannot be held'}")
+                asked += 1
+                self._lease(part, handle)
             time.sleep(SETTLING)
             part.status = self._look(part)
+
+    def _extend(self, part: Part, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Have a hold last its whole time from now on; what node 0 tells the others. Raises `Unavailable`
+        told NOT_HELD if it is over."""
+        body = json.dumps(dict(facts)).encode() if facts else b""
+
+        def ask(session: Session) -> dict[str, Any]:
+            run = self.submission
+            head = session.ask("extend", body, run_id=run.id, attempt=run.attempt).head
+            return {key: head[key] for key in FACTS if key in head}
+
+        return ask_twice(part.sessions, part.machine.name, ask)
 
     def _ask_start(self, part: Part, handle: Handle) -> Status:
         submission = self.submission
@@ -200,55 +286,44 @@ class Starting:
 
     def _release(self, cause: RouteError) -> None:
         """Give up what is held. Whoever cannot be reached now does so by itself when its time is up."""
-        held = [part for part in self.parts if part.held]
         why = cause.what[:300]
 
         def release(part: Part) -> None:
-            part.sessions.ask("release", run_id=self.submission.id, attempt=self.submission.attempt, why=why)
+            with contextlib.suppress(RouteError, Broken):
+                run = self.submission
+                part.sessions.ask("release", run_id=run.id, attempt=run.attempt, why=why)
 
-        for part in held:
-            part.status = None
-            try:
-                release(part)
-            except (RouteError, Broken):
-                continue
+        # One whose answer never came may hold it all the same.
+        self.each({p.machine.name: functools.partial(release, p) for p in self.parts if p.asked})
 
     # Let go
 
-    def _go(self) -> bool:
-        """Let all go, node 0 first, whose answer tells the others where to meet. False, with nothing
-        started, if a hold has become too old to rely on meanwhile."""
+    def _go(self) -> None:
+        """Let all go. Until node 0 is, nothing has started; from then on every member starts that can be
+        reached, by this client or by node 0 itself: see docs/protocol.md.
+
+        Raises `Unavailable` told NOT_HELD, with nothing started, if a hold is over by now.
+        """
         first, *others = self.parts
         over = [p.status for p in self.parts if p.status is not None and p.status.state.final]
         if any(status.state is not State.SUCCEEDED for status in over):
             # It was let go before, and has failed in part: what was held now would run alone.
             self._release(Unavailable("the attempt is over on another machine"))
-            return True
-        held = [part.held_at for part in self.parts if part.held]
-        if held and time.monotonic() - min(held) > FRESH:
-            self._release(Unavailable("another machine took too long to get ready"))
-            return False
-        if not first.held and not first.begun:
-            return False
+            return
+        held = [part for part in others if part.held]
+        facts = self._extend(first)
+        self.each({p.machine.name: functools.partial(self._extend, p, facts) for p in held})
         facts = self.running.go(
             first.sessions, first.machine.name, self.submission.id, self.submission.attempt
         )
-        calls = {p.machine.name: functools.partial(self._go_one, p, facts) for p in others if p.held}
-        self.each(calls)
-        return True
+        self.each({p.machine.name: functools.partial(self._go_one, p, facts) for p in held})
 
     def _go_one(self, part: Part, facts: Mapping[str, Any]) -> None:
-        submission = self.submission
-        try:
-            self.running.go(part.sessions, part.machine.name, submission.id, submission.attempt, facts)
-        except RouteError as e:
-            if e.told != "NOT_HELD":
-                raise SubmitUnknown(
-                    f"the run was let go on {self.machines[0].name}, and whether on {part.machine.name} is "
-                    f"not known: {e.what}",
-                    mend=f"route status {submission.id} asks again",
-                ) from e
-            # Node 0 has been let go, so its link ends the run; what became of it is told by its status.
+        # It hears of it from node 0 as well; what became of it is told by its status.
+        with contextlib.suppress(RouteError):
+            self.running.go(
+                part.sessions, part.machine.name, self.submission.id, self.submission.attempt, facts
+            )
 
 
 def ask_twice(

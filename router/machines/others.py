@@ -1,4 +1,5 @@
-"""Runs of other clients on the machines of one backend: what is left there for them, and what they left."""
+"""Runs on the machines of one backend, whoever submitted them: what is left there for other clients, what
+others left, and what is removed."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compute_router.backend import Handle, Kept, Submission, There
+from compute_router.backend import Freed, Handle, Kept, Submission, There
 from compute_router.errors import Broken, RouteError, Unavailable
 from compute_router.gather import side_by_side
 from compute_router.machines.contract import Machine, MachineBackend
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from compute_router.machines.running import Running
     from compute_router.machines.session import Session
 
-__all__ = ["client", "keep", "kept", "there", "unsure"]
+__all__ = ["client", "keep", "kept", "sweep", "there", "unsure"]
 
 DEADLINE = 8.0
 """Seconds that every machine may take; they are asked side by side."""
+SWEEPING = 600.0
+"""Seconds that a machine may take to remove what is not needed: a disk that is full of it is slow."""
 _RUN_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 T = TypeVar("T")
 
@@ -140,18 +143,40 @@ def _there(machine: Machine, run: dict[str, Any]) -> There:
     )
 
 
+def sweep(backend: MachineBackend, running: Running, before_us: int, *, delete: bool) -> Sequence[Freed]:
+    """What is not needed any more on the machines of `backend`; see `Backend.sweep`."""
+
+    def ask(machine: Machine) -> Freed:
+        told = running.sessions(machine).ask(
+            "gc", before_us=before_us, dry_run=not delete, deadline=SWEEPING
+        ).head  # fmt: skip
+        runs, files, size = (told.get(name) for name in ("removed", "blobs", "bytes"))
+        return Freed(
+            place=machine.name,
+            runs=tuple(map(str, runs)) if isinstance(runs, list) else (),
+            files=files if type(files) is int else 0,
+            size_bytes=size if type(size) is int else 0,
+        )
+
+    found, unseen = _ask(backend, ask, SWEEPING)
+    missed = [Freed(place=name, why=_plain(name, why)) for name, why in unseen.items()]
+    return [*found, *missed]
+
+
 def _why(unseen: dict[str, str]) -> str:
     name, why = next(iter(unseen.items()))
     return _plain(name, why)
 
 
-def _ask(backend: MachineBackend, ask: Callable[[Machine], T]) -> tuple[list[T], dict[str, str]]:
+def _ask(
+    backend: MachineBackend, ask: Callable[[Machine], T], deadline: float = DEADLINE
+) -> tuple[list[T], dict[str, str]]:
     """What each machine answers, side by side, and why the others could not be asked, by name."""
     machines = {machine.name: machine for machine in backend.places()}
     calls = {name: functools.partial(ask, machine) for name, machine in machines.items()}
-    got = side_by_side(calls, DEADLINE)
+    got = side_by_side(calls, deadline)
     found: list[T] = []
-    unseen = {name: f"no answer within {DEADLINE:.0f} s" for name in machines if name not in got}
+    unseen = {name: f"no answer within {deadline:.0f} s" for name in machines if name not in got}
     for name, answer in got.items():
         if isinstance(answer, (RouteError, Broken)):
             unseen[name] = str(answer)

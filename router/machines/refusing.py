@@ -32,7 +32,7 @@ _REFUSED: dict[str, tuple[type[RouteError], str]] = {
     "NOT_COMMITTED": (Unavailable, "run it again"),
     "BLOBS_MISSING": (Resend, "run it again: what arrived is kept"),
     "CONFLICT": (Conflict, "use another --key"),
-    "NO_SPACE": (PreflightFailed, "route gc frees space there"),
+    "NO_SPACE": (PreflightFailed, "`route gc --older-than 0` shows what can go there"),
     "PREFLIGHT": (PreflightFailed, ""),
     "NOT_HELD": (Unavailable, "run it again"),
     "ATTEMPT": (Rejected, "route status tells where the run stands"),
@@ -63,6 +63,8 @@ def refusal(machine: str, op: str, error: object) -> RouteError:
     mend = str(table.get("mend") or "route doctor tells more")
     made = _refused(machine, op, code, text, mend, table)
     made.told = code
+    position = table.get("position")
+    made.position = position if type(position) is int else None
     return made
 
 

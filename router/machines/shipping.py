@@ -124,7 +124,7 @@ def bring(session: Session, op: str, about: Mapping[str, Any], blobs: Sequence[B
     if type(free) is int and owed > free:
         raise PreflightFailed(
             f"{session.machine.name} has {free >> 20:,} MiB free, {owed >> 20:,} MiB are to be sent",
-            mend="route gc frees space there",
+            mend="`route gc --older-than 0` shows what can go there",
         )
     tries.owed(owed)
     tries.there |= by_digest.keys() - {blob.sha256 for blob, _ in wanted}

@@ -55,8 +55,9 @@ def together(members: Sequence[Member]) -> Status:
     | some have started or ended, others have not yet started | `starting` |
     | all run, or run and have ended well | `running` |
 
-    Failed first is, in this order: who was not ended by the group itself; whose first rank did not only
-    lose a peer; who has the earliest time, each by its own clock put right.
+    Failed first is, in this order: who was not ended by the group itself, or had a rank that failed before
+    that; whose first rank did not only lose a peer; who has the earliest time, each by its own clock put
+    right.
     """
     nodes = tuple(_node(rank, member) for rank, member in enumerate(members))
     return msgspec.structs.replace(_together(members), nodes=nodes)
@@ -168,9 +169,11 @@ def _final(members: Sequence[Member], attempt: int) -> Status:
     one = bad[0]
     status = one.status
     detail = f"{one.name}: {status.detail or status.reason}"
-    if one.first is not None and status.state is State.FAILED:
+    if one.first is not None and status.state is State.FAILED and not _only_ended(one):
         what = str(one.first.get("what") or "it said nothing")
         detail = f"rank {one.first.get('rank')} on {one.name} failed first: {what}"
+        if status.reason in ("oom_host", "oom_gpu"):
+            detail += f"; {status.detail}"
     reason = status.reason
     if reason == "never_executed" and any(m.status.started_us is not None for m in members):
         # That reason allows another attempt of the run, and this one was executed, if not everywhere.
@@ -189,6 +192,14 @@ def _final(members: Sequence[Member], attempt: int) -> Status:
 
 def _order(member: Member) -> tuple[bool, bool, int]:
     first = member.first or {}
-    at = first.get("at_us")
+    at, follows = first.get("at_us"), first.get("follows")
     when = _ours(member, at if type(at) is int else member.status.ended_us)
-    return member.status.reason == "group", first.get("follows") is True, when or 0
+    return _only_ended(member), follows is True, when or 0
+
+
+def _only_ended(member: Member) -> bool:
+    """Whether it was ended because of the others alone. One that was while its launcher was still clearing
+    up may have had a rank that failed before them."""
+    first = member.first or {}
+    own = first.get("follows") is False and type(first.get("at_us")) is int
+    return member.status.reason == "group" and not own

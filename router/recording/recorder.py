@@ -190,7 +190,7 @@ class Recording:
                 secrets={},
                 key=run.key,
                 attempt=1,
-                tell=journal.tell,
+                journal=journal,
                 recorded=self._command.facts,
             )
         return run

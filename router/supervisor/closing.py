@@ -82,10 +82,11 @@ def conclude(attempt: Attempt, status: int, spec: Json, secrets: Dict[str, str])
     more: Json = {}
     try:
         state, reason, detail = judge(attempt, status)
-        first = first_failure(attempt, spec, secrets) if status else None
+        first = first_failure(attempt, spec, secrets, status) if status else None
         if first is not None:
             more["first"] = first
-            if state == "failed" and reason in ("exit", "signal"):
+            torchrun = spec.get("launcher", {}).get("name") == "torchrun"
+            if state == "failed" and reason in ("exit", "signal") and torchrun:
                 detail = "%s; %s" % (detail, sentence(first))
     except Exception:
         forking.traceback()
@@ -108,13 +109,18 @@ def conclude(attempt: Attempt, status: int, spec: Json, secrets: Dict[str, str])
     raise AssertionError
 
 
-def first_failure(attempt: Attempt, spec: Json, secrets: Dict[str, str]) -> Optional[Json]:
+def first_failure(attempt: Attempt, spec: Json, secrets: Dict[str, str], status: int) -> Optional[Json]:
     """The rank that failed first, with no secret in what it said."""
-    if spec.get("launcher", {}).get("name") != "torchrun":
+    if spec.get("launcher", {}).get("name") != "torchrun" and not group.of(spec):
         return None
     from . import failing
 
-    found = failing.first(attempt, spec, tail(attempt.at("log"), failing.TAIL))
+    found = failing.first(attempt, spec, tail(attempt.at("log"), failing.TAIL), status)
+    killing = files.hint_json(attempt.at("killing.json"))
+    if found is not None and killing.get("why") == "group":
+        # Whatever a rank says once it is asked to end because of another one is no cause of its own.
+        at, asked = found["at_us"], killing.get("at_us")
+        found["follows"] = found["follows"] or at is None or (type(asked) is int and at >= asked)
     look = masking.scrubber(secrets)
     if found is not None and look is not None:
         found["what"] = look.replaced(found["what"])[0]

@@ -138,7 +138,11 @@ def launch(
 def refusal(e: OSError) -> Fault:
     """A failure of the file system as an error with a mend."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Fault("NO_SPACE", "no space is left under the root", "route gc, or give it more room")
+        return Fault(
+            "NO_SPACE",
+            "no space is left under the root",
+            "`route gc --older-than 0` shows what can go there; or give it more room",
+        )
     what = e.strerror or type(e).__name__
     return Fault(
         "PREFLIGHT", "%s: %s" % (e.filename or "the run's folder", what), "see that the root can be written"

@@ -1,19 +1,18 @@
-"""A run on several machines: its start is held here until every machine is ready, then let go by all."""
+"""A run on several machines: what its specification says of the others, and what its work is told of them."""
 
 from __future__ import annotations
 
 import os
-import time
 
-from . import files, machine, names, wire
+from . import files, names, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Sequence
 
-    from .forking import Told
+    from .holding import Hold
     from .runs import Attempt, Run
 
     Json = Dict[str, Any]
@@ -22,14 +21,11 @@ HOLD_US = 90_000_000
 """How long a start is held for the other machines: longer than import probes may take on one of them."""
 LOST_US = 45_000_000
 """How long a member may be out of reach of the others before they end: see `link`."""
-PATIENCE = 10.0
-"""Seconds that the waiter may take from being let go to the state that follows."""
-NOTE, HELD, GO, UNHELD = "group.json", "held.json", "go.json", "unheld.json"
+NOTE, HELD, EXTEND, GO, UNHELD = "group.json", "held.json", "extend.json", "go.json", "unheld.json"
 LINK = "link.json"
 END = "group_end.json"
 """Created once by the link: the group is over, and because of whom."""
 FACTS = ("link_port", "master_port", "token")
-POLL = 0.02
 
 
 def of(spec: Json) -> Json:
@@ -105,6 +101,15 @@ def devices(attempt: Attempt) -> List[str]:
     return []
 
 
+def hold(attempt: Attempt, spec: Json, devices: Sequence[str]) -> Optional[Hold]:
+    """What a start waits by until its group is ready; None where it has none."""
+    if not of(spec):
+        return None
+    from . import holding
+
+    return holding.Hold(attempt, spec, devices)
+
+
 # Ports: node 0 gives them, when its start is held
 
 
@@ -152,167 +157,6 @@ def listener(address: str) -> socket.socket:
     made.bind(("", 0))
     made.listen(128)
     return made
-
-
-class Hold:
-    """The wait of a start that has its leases until it is let go. Nothing of the work runs meanwhile."""
-
-    def __init__(self, attempt: Attempt, spec: Json) -> None:
-        self.attempt, self.group = attempt, of(spec)
-        self.link: Optional[socket.socket] = None
-        self.go: Json = {}
-
-    @property
-    def first(self) -> bool:
-        return bool(self.group["node_rank"] == 0)
-
-    def wait(self, told: Told) -> bool:
-        """Whether the start was let go. If not, nothing was started and nothing is left but a note why."""
-        attempt, hold = self.attempt, os.urandom(16).hex()
-        facts: Json = {"hold": hold, "since_us": machine.now_us()}
-        kept: List[socket.socket] = []
-        for name in (GO, UNHELD):
-            remove(attempt.at(name))
-        try:
-            if self.first:
-                self.link = listener(self.group["address"])
-                kept.append(free_port())
-                facts["link_port"] = self.link.getsockname()[1]
-                facts["master_port"] = kept[0].getsockname()[1]
-                facts["token"] = os.urandom(32).hex()
-            files.write_hint(attempt.at(HELD), wire.dumps(facts))
-            told.say("held")
-            return self._wait(hold)
-        finally:
-            for each in kept:
-                each.close()
-            if not self.go and self.link is not None:
-                self.link.close()
-
-    def _wait(self, hold: str) -> bool:
-        attempt, limit = self.attempt, self.group.get("hold_us", HOLD_US)
-        until = time.monotonic() + limit / 1e6
-        while True:
-            if attempt.has("cancel.json"):
-                attempt.finish("cancelled", "cancel", "cancelled before it started")
-                remove(attempt.at(HELD))
-                return False
-            said = files.hint_json(attempt.at(GO))
-            if said and said.get("hold") != hold:
-                remove(attempt.at(GO))  # meant for a hold that is over
-            elif "over" in said:
-                over = {"detail": "never executed; " + str(said["over"])}
-                files.write_hint(attempt.at(UNHELD), wire.dumps(over))
-                remove(attempt.at(HELD))
-                remove(attempt.at(GO))
-                return False
-            elif said:
-                self.go = said
-                return True
-            elif time.monotonic() >= until:
-                why = "held for %d s, and not every machine of the group was ready" % (limit // 1_000_000)
-                files.create_once(attempt.at(GO), wire.dumps({"hold": hold, "over": why}))
-            else:
-                time.sleep(POLL)
-
-
-def remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-# What the client asks
-
-
-def facts(attempt: Attempt) -> Json:
-    """Of node 0: what the others are to be told when they are let go. Empty of the others."""
-    found = files.hint_json(attempt.at(GO)) or files.hint_json(attempt.at(HELD))
-    return {k: found[k] for k in FACTS if k in found}
-
-
-def holding(attempt: Attempt) -> Json:
-    """The record of the hold that is on; empty if none is."""
-    return files.hint_json(attempt.at(HELD)) if files.held(attempt.at("sup.lock")) else {}
-
-
-def settle(attempt: Attempt, more: Json) -> bool:
-    """Say once what becomes of the hold that is on: `more` is what it is let go with, or why it is over.
-    False if nothing is held, or something else was said first."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        held = holding(attempt)
-        if not held or attempt.has("started.json"):
-            return False
-        own = {k: held[k] for k in FACTS if k in held}
-        said = dict(more, hold=held["hold"], **({} if "over" in more else own))
-        if files.create_once(attempt.at(GO), wire.dumps(said)):
-            return True
-        stands = files.hint_json(attempt.at(GO))
-        if stands.get("hold") == held["hold"]:
-            return ("over" in stands) == ("over" in more)
-        time.sleep(POLL)  # the waiter takes away what was meant for another hold
-    return False
-
-
-def go(run: Run, attempt: Attempt, body: bytes) -> None:
-    """Let a held start go, and see it begin. May be repeated. Raises `Fault` NOT_HELD if nothing of it
-    is held or begun: nothing was started then."""
-    given: Any = {}
-    try:
-        given = wire.loads(body) if body else {}
-    except ValueError:
-        pass
-    spec = run.spec()
-    if not attempt.has("started.json") and not attempt.has("exit.json"):
-        if of(spec) and of(spec)["node_rank"] != 0:
-            if not isinstance(given, dict) or not _whole(given):
-                raise Fault("BAD_REQUEST", "node 0's ports and token are to be given", "see docs/protocol.md")
-            given = {k: given[k] for k in FACTS}
-        else:
-            given = {}
-        settle(attempt, given)
-    until = time.monotonic() + PATIENCE
-    while not attempt.has("exec.json") and not attempt.has("exit.json"):
-        if not files.held(attempt.at("sup.lock")) or time.monotonic() >= until:
-            if attempt.has("started.json"):
-                return  # whatever became of it, it was let go
-            why = files.hint_json(attempt.at(UNHELD)).get("detail") or "its start is not held there"
-            raise Fault("NOT_HELD", "run %s cannot be let go: %s" % (run.id, why), "start it again")
-        time.sleep(0.005)
-
-
-def _whole(given: Json) -> bool:
-    ports = (given.get("link_port"), given.get("master_port"))
-    token = given.get("token")
-    return (
-        all(type(p) is int and 0 < p < 65536 for p in ports) and isinstance(token, str) and len(token) == 64
-    )
-
-
-def release(attempt: Attempt, why: Any) -> None:
-    """Give up a held start, so that its leases are free when this returns; nothing if none is held."""
-    why = why if isinstance(why, str) and why else "another machine of the group could not start"
-    if settle(attempt, {"over": why[:300]}):
-        fd = files.lock(attempt.at("sup.lock"), patience=PATIENCE)
-        if fd >= 0:
-            os.close(fd)
-
-
-def forgo(attempt: Attempt) -> Json:
-    """Make an attempt final that was begun on another machine and never here; its status. One that is
-    about to start here after all is left alone."""
-    from . import truth
-
-    fd = files.lock(attempt.at("sup.lock"), patience=0.25)
-    if fd >= 0:
-        try:
-            if not attempt.has("started.json"):
-                attempt.finish("lost", "never_executed", "never started here, and over elsewhere")
-        finally:
-            os.close(fd)
-    return truth.of(attempt)
 
 
 # What the work is told

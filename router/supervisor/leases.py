@@ -211,9 +211,12 @@ def describe(holder: Json) -> str:
     return "run %s holds the lease %s" % (holder["run_id"], name)
 
 
-def refused(holder: Json) -> Fault:
-    """The refusal of a start whose lease somebody else has."""
+def refused(holder: Json, wanted: Sequence[str] = ()) -> Fault:
+    """The refusal of a start whose lease somebody else has, and the place in line it would have had."""
+    position = len(ahead(wanted)) + 1
     facts = {k: holder.get(k) for k in ("lease", "run_id", "attempt", "since_us")}
     if holder.get("foreign"):
-        return Fault("FOREIGN", describe(holder), "end that process, or ask for other devices", holder=facts)
-    return Fault("BUSY", describe(holder), "route run --wait 30m waits for it", holder=facts)
+        mend = "end that process, or ask for other devices"
+        return Fault("FOREIGN", describe(holder), mend, holder=facts, position=position)
+    mend = "route run --wait 30m waits for it"
+    return Fault("BUSY", describe(holder), mend, holder=facts, position=position)

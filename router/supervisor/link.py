@@ -16,7 +16,7 @@ import signal
 import time
 
 from . import files, group, machine, truth, watcher, wire
-from .peers import Conn
+from .peers import Conn, dial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,8 +153,6 @@ class Link:
     # Connections
 
     def meet(self, now: float) -> None:
-        import socket
-
         if self.hub and self.listener is not None:
             while True:
                 try:
@@ -169,17 +167,9 @@ class Link:
                 self.conns.append(conn)
         elif not self.hub and not self.conns and now >= self.dial_at and not self.told:
             self.dial_at = now + 1.0
-            try:
-                where = (self.group["address"], self.go["link_port"])
-                found = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)
-                family, kind, number, _, target = found[0]
-                sock = socket.socket(family, kind, number)
-                conn = Conn(sock, self.go["token"], server=False)
-                sock.connect_ex(target)
-                conn.rank = 0
-                self.conns.append(conn)
-            except (OSError, UnicodeError):
-                pass
+            made = dial(self.group["address"], self.go["link_port"], self.go["token"])
+            if made is not None:
+                self.conns.append(made)
 
     def take(self, conn: Conn, line: Json, now: float) -> None:
         if not conn.key:
@@ -226,15 +216,8 @@ class Link:
             conn.put({"proof": conn.mac("server", conn.nonce, theirs, rank, *who)})
             conn.key, conn.rank = conn.mac("key", conn.nonce, theirs).encode(), int(rank)  # type: ignore[arg-type]
             self.come(conn, now)
-        elif not conn.peer and isinstance(theirs, str) and len(theirs) == 32:
-            conn.peer = theirs
-            mac = conn.mac("client", theirs, conn.nonce, self.rank, *who)
-            conn.put({"nonce": conn.nonce, "rank": self.rank, "mac": mac})
-        elif conn.peer and conn.same(line.get("proof"), "server", conn.peer, conn.nonce, self.rank, *who):
-            conn.key = conn.mac("key", conn.peer, conn.nonce).encode()
+        elif conn.greeted(line, self.rank, *who):
             self.come(conn, now)
-        else:
-            conn.open = False
 
     def come(self, conn: Conn, now: float) -> None:
         first = conn.rank not in self.heard

@@ -98,6 +98,21 @@ class Conn:
         found = wire.loads(text.encode())
         return found if isinstance(found, dict) else None
 
+    def greeted(self, line: Json, rank: int, *who: Any) -> bool:
+        """Answer a line of the server's greeting as member `rank`; true once both know that the other one
+        has the token. The connection is over if it has not."""
+        theirs = line.get("nonce")
+        if not self.peer and isinstance(theirs, str) and len(theirs) == 32:
+            self.peer = theirs
+            mac = self.mac("client", theirs, self.nonce, rank, *who)
+            self.put({"nonce": self.nonce, "rank": rank, "mac": mac})
+        elif self.peer and self.same(line.get("proof"), "server", self.peer, self.nonce, rank, *who):
+            self.key = self.mac("key", self.peer, self.nonce).encode()
+            return True
+        else:
+            self.open = False
+        return False
+
     def flush(self) -> None:
         try:
             while self.outbox:
@@ -113,3 +128,18 @@ class Conn:
     def close(self) -> None:
         self.open = False
         self.sock.close()
+
+
+def dial(address: str, port: int, token: str) -> Optional[Conn]:
+    """A connection to node 0's link, under way; None if there is no way to begin one."""
+    import socket
+
+    try:
+        family, kind, number, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, number)
+        conn = Conn(sock, token, server=False)
+        sock.connect_ex(target)
+    except (OSError, UnicodeError):
+        return None
+    conn.rank = 0
+    return conn

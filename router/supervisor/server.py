@@ -187,14 +187,19 @@ class Server:
         return {"status": starting.start(runs.run(self.root, head), head, body)}
 
     def go(self, head: Json, body: bytes) -> Json:
-        from . import starting
+        from . import holding
 
-        return starting.go(runs.run(self.root, head).need(), head, body)
+        return holding.answer_go(runs.run(self.root, head).need(), head, body)
+
+    def extend(self, head: Json, body: bytes) -> Json:
+        from . import holding
+
+        return holding.answer_extend(runs.run(self.root, head).need(), head, body)
 
     def release(self, head: Json, body: bytes) -> Json:
-        from . import starting
+        from . import holding
 
-        return starting.release(runs.run(self.root, head).need(), head)
+        return holding.answer_release(runs.run(self.root, head).need(), head)
 
     def status(self, head: Json, body: bytes) -> Json:
         from . import follow
@@ -279,8 +284,8 @@ class Server:
         return collecting.gc(self.root, head)
 
 
-_NAMES = """prepare want blob environment commit keep kept start go release status follow stop log manifest
-fetch collected cancel cleanup probe checkup list gc shell
+_NAMES = """prepare want blob environment commit keep kept start extend go release status follow stop log
+manifest fetch collected cancel cleanup probe checkup list gc shell
 input window"""
 OPS: Dict[str, Callable[[Server, Json, bytes], Optional[Json]]] = {
     name: getattr(Server, name) for name in _NAMES.split()

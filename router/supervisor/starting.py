@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import files, follow, forking, group, machine, masking, names, stage, truth, watcher, wire
+from . import files, follow, forking, group, holding, machine, masking, names, stage, truth, watcher, wire
 from .runs import Attempt
 from .wire import Fault
 
@@ -67,7 +67,7 @@ def start(run: Run, head: Json, body: bytes) -> Json:
             tries += 1
             if found["state"] != "committed" or tries >= TRIES:
                 return found
-        elif begun(attempt) or attempt.has("waiting.json") or group.holding(attempt):
+        elif begun(attempt) or attempt.has("waiting.json") or holding.current(attempt):
             return truth.of(attempt)
         if time.monotonic() >= until:
             return truth.of(attempt)
@@ -116,7 +116,7 @@ def permit(run: Run, newest: Optional[Attempt], number: int) -> None:
         return
     found = truth.of(newest)
     if found["state"] == "committed" and group.noted(run):
-        found = group.forgo(newest)
+        found = holding.forgo(newest)
     if not truth.final(found):
         raise Fault("ATTEMPT", "attempt %d is %s" % (last, found["state"]), "wait for its end")
     unexecuted = found["state"] in ("lost", "failed") and not newest.has("exec.json")
@@ -160,20 +160,6 @@ def secret_values(spec: Json, body: bytes) -> Dict[str, str]:
                 "PREFLIGHT", "secret %s is no text that a variable can hold" % name, "look at its value"
             )
     return {name: found[name] for name in wanted}
-
-
-def go(run: Run, head: Json, body: bytes) -> Json:
-    """Let a start go that is held for its group; its status, and of node 0 what the others are to be told."""
-    attempt = Attempt(run, names.whole(head.get("attempt", 1), "attempt", 1, 10_000))
-    group.go(run, attempt, body)
-    return dict(group.facts(attempt), status=truth.of(attempt))
-
-
-def release(run: Run, head: Json) -> Json:
-    """Give up a start that is held; its leases are free then. Silent if none is held. May be repeated."""
-    attempt = Attempt(run, names.whole(head.get("attempt", 1), "attempt", 1, 10_000))
-    group.release(attempt, head.get("why"))
-    return {"status": truth.status(run)}
 
 
 def cancel(run: Run) -> Json:

@@ -107,7 +107,7 @@ class Waiter:
             if attempt.has("cancel.json"):
                 attempt.finish("cancelled", "cancel", "cancelled before it started")
                 return
-        hold = group.Hold(attempt, self.spec) if group.of(self.spec) else None
+        hold = group.hold(attempt, self.spec, self.devices)
         if hold is not None:
             if not hold.wait(told):
                 os.close(log)
@@ -211,7 +211,7 @@ class Waiter:
                     return True
                 now = time.monotonic()
                 if until is not None and now >= until:
-                    raise leases.refused(holder)
+                    raise leases.refused(holder, wanted)
                 if place is None:
                     place = leases.Place(wanted, mark)
                 said = {
