@@ -390,6 +390,11 @@ def test_a_machine_that_is_gone_ends_the_others(group: Group) -> None:
     found = group.end(0)
     assert (found["reason"], found["state"]) == ("group", "failed")
     assert found["detail"] == "ended because of node 1 (h2): it was not heard of for 6 s"
+    # It was booted anew meanwhile: that is what its own records say from the first look on.
+    at = group.places[1].attempt(group.run) / "started.json"
+    at.write_text(json.dumps({**json.loads(at.read_bytes()), "boot_id": "another"}))
+    found = group.end(1)
+    assert (found["state"], found["reason"]) == ("lost", "rebooted")
 
 
 def test_node_0_that_is_gone_ends_the_others(group: Group) -> None:

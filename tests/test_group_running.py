@@ -116,6 +116,20 @@ def test_every_node_has_the_secrets_and_no_log_of_any_shows_them(pair: Pair, fol
             assert not path.is_file() or secret.encode() not in path.read_bytes(), path
 
 
+def test_a_node_without_torchrun_that_fails_first_is_named_with_what_it_said(
+    pair: Pair, folder: Path
+) -> None:
+    source = """
+import os, time
+if os.environ["ROUTE_NODE_RANK"] == "1":
+    raise ValueError("boom")
+time.sleep(100)
+"""
+    status = ended(pair, pair.submit(submission(pair, work(folder, source))))
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, "exit", 1)
+    assert status.detail == "rank 1 on h2 failed first: ValueError: boom"
+
+
 # All or none
 
 
@@ -211,6 +225,36 @@ def test_groups_that_want_the_same_machines_in_another_order_all_end(home: Path,
             client.kill()
         swept(str(home / name) for name in ("h1", "h2", "h3"))
     assert [text.count("succeeded") for text in said] == [2, 2, 2]
+
+
+class Equipped(Own):
+    """A machine with boards of its own."""
+
+    boards: dict[str, str] = {}
+
+    def _given(self) -> tuple[dict[str, str], tuple[int, ...]]:
+        environ, kept = super()._given()
+        return {**environ, **self.boards}, kept
+
+
+def test_one_machine_with_a_sick_gpu_is_named_and_starts_nothing_anywhere(
+    home: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = [Equipped(home / name, name=name) for name in ("h1", "h2")]
+    well = [element("H200-SXM", number) for number in (0, 1)]
+    for machine, rows in zip(machines, (well, [well[0], element("H200-SXM", 1, failure="Yes")]), strict=True):
+        (place := tmp_path / machine.name).mkdir()
+        machine.boards = tool(place, printed(*rows), topology(2))
+    for name, value in machines[0].boards.items():
+        monkeypatch.setenv(name, value)  # for the offer, which is made without asking machines
+    pair = Pair(home, *machines)
+    sent = submission(pair, work(folder, SAY, accelerator="H200:2"))
+    with pytest.raises(Unavailable, match=r"h2: .*GPU 1"):
+        pair.submit(sent)
+    assert executed(pair, sent.id) == [False, False]
+    status = json.loads((attempt(machines[0], sent.id) / "unheld.json").read_text())
+    assert "h2" in status["detail"]
+    swept(machine.root for machine in machines)
 
 
 class Gone(LocalMachine):
