@@ -27,7 +27,6 @@ from compute_router.backend import (
     Offer,
     Power,
     RoleState,
-    StartClass,
     Surface,
     There,
 )
@@ -41,6 +40,7 @@ from compute_router.machines.offering import (
     frameworks,
     hashed,
     never,
+    start_class,
     unmounted,
     wants_devices,
 )
@@ -229,6 +229,8 @@ class LocalBackend(MachineBackend):
         return None
 
     def _offer(self, workload: Workload, hardware: Hardware, seen: Seen) -> Offer:
+        from compute_router.supervisor.observing import container
+
         on_gpu, exclusive = hardware.family == "gpu", self.settings.exclusive
         busy = seen.busy(hardware, exclusive=exclusive)
         offer = Offer(
@@ -237,7 +239,7 @@ class LocalBackend(MachineBackend):
             surface=self.surface,
             hardware=hardware,
             frameworks=tuple(frameworks(hardware)),
-            start_class=StartClass.WARM_MACHINE_FRESH_PROCESS,
+            start_class=start_class({"warm_container": container.warm(str(self.root))}),
             estimates=Estimates(
                 queue=None if busy else Estimate(us=0),
                 start=Estimate(us=60_000),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,3 +281,39 @@ def test_a_run_without_accelerator_asks_no_driver(place: Place, tmp_path: Path) 
 def test_the_tools_processes_stop_it_too(place: Place, tmp_path: Path) -> None:
     env = tool(tmp_path, printed(element("H200-SXM", 0, processes=process(4242))), topology(1))
     refused(place, env, asks(1), "FOREIGN", "4242")
+
+
+def test_errors_that_nobody_could_count_afterwards_are_not_none(place: Place, tmp_path: Path) -> None:
+    env = serving(tmp_path, told(["L4-PCIE"]))
+    link = place.link(env=env)
+    run_id = place.submit(link, shell("sleep 0.5", devices=asks(1, "L4")))
+    link.start(run_id)
+    (tmp_path / "told").write_text(told(["L4-PCIE"], _0__ecc_uncorrected="!3"))
+    link.follow(run_id)
+    found = measured(place, link, run_id)["hw"]["observed"]["errors"]
+    assert found["v"] is None
+    assert "told ecc_uncorrected before the work, and not after it" in found["why"]
+
+
+def test_an_answer_of_gpus_that_were_not_due_is_no_sample(place: Place, tmp_path: Path) -> None:
+    """The tool costs so much that it is asked seldom."""
+    link = place.link(env=tool(tmp_path, printed(element("L4-PCIE", 0)), topology(1)))
+    made = shell("sleep 0.8", devices=asks(1, "L4"), observe={"sample_us": 100_000})
+    run_id = place.submit(link, made)
+    link.start(run_id)
+    link.follow(run_id)
+    block = measured(place, link, run_id)
+    rows = [json.loads(row) for row in (place.attempt(run_id) / "samples.jsonl").read_text().splitlines()]
+    assert any(not {"pid", "gpus", "why"} & set(row) for row in rows), "asked when nothing was due"
+    assert block["samples"]["count"] == sum("pid" in row for row in rows)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_process_that_proc_does_not_show_is_not_ours() -> None:
+    """As under `hidepid`: it is there, of another user."""
+    program = (
+        "import os; from compute_router.supervisor.observing import gauges; os.setuid(65534);"
+        f"print(gauges._hidden({os.getpid()}), gauges._hidden(2**22 - 1))"
+    )
+    got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert got.stdout.split() == ["True", "False"], got.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from boards import (
     uuid,
 )
 
+from compute_router.supervisor import machine
 from compute_router.supervisor.observing import apart, gpus, nvml, skus, smi, wiring
 
 
@@ -110,6 +112,22 @@ def test_a_tool_that_fails_lies_or_hangs(
     with pytest.raises(gpus.NoAnswer, match=match) as said:
         gpus.look()
     assert said.value.mend
+
+
+def test_a_tool_that_never_stops_printing_is_ended_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it prints is not kept in memory, and what it has left behind does not stay."""
+    env = tool(tmp_path, "")
+    mark = tmp_path / "pid"
+    (tmp_path / "tools" / "nvidia-smi").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {mark}\nexec yes\n")
+    here(monkeypatch, env)
+    with pytest.raises(gpus.NoAnswer, match="prints more than 8 MiB"):
+        gpus.look()
+    until = time.monotonic() + 20
+    while (left := machine.process(int(mark.read_text()))) is not None and left.state not in ("Z", "X"):
+        assert time.monotonic() < until, "what the tool had started goes on"
+        time.sleep(0.01)
 
 
 def test_no_tool_and_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,15 +265,51 @@ def test_parts_of_a_gpu_are_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert gpus.sick(first), "the health of a part is that of the whole"
 
 
+def test_what_is_not_told_of_a_part_is_not_that_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"_0__mig": 1, "_0__parts": 1, "_0__pids": "77", "_0__0__uuid": "!999", "_0__0__name": "!3"}
+    parts |= {"_0__0__memory": "!3", "_0__0__pids": "!3"}
+    here(monkeypatch, serving(tmp_path, told(["A100-SXM-80GB"], **parts)))
+    whole, part = gpus.look(full=True)["gpus"]
+    assert (whole["uuid"], whole["processes"]) == (uuid(0), [77])
+    assert not {"uuid", "memory_bytes", "processes"} & set(part)
+    assert {"uuid", "memory_bytes", "processes"} <= set(part["why"])
+    assert part["whole"] == uuid(0)
+
+
 def test_parts_in_the_tools_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = (
-        "<mig_devices><mig_device><index>0</index><uuid>MIG-00000000-1</uuid>"
-        "<fb_memory_usage><total>9728 MiB</total></fb_memory_usage></mig_device></mig_devices>"
+    """As drivers of 535 to 595 print them: the UUID of a part stands in the short list alone, and processes
+    with the numbers of the part that they are in."""
+
+    def part(index: int, instance: int) -> str:
+        return (
+            f"<mig_device><index>{index}</index><gpu_instance_id>{instance}</gpu_instance_id>"
+            "<compute_instance_id>0</compute_instance_id>"
+            "<fb_memory_usage><total>9728 MiB</total><used>12 MiB</used></fb_memory_usage></mig_device>"
+        )
+
+    user = process(4242).replace(
+        "<pid>",
+        "<gpu_instance_id>5</gpu_instance_id><compute_instance_id>0</compute_instance_id><pid>",
     )
-    here(monkeypatch, tool(tmp_path, printed(element("A100-SXM-80GB", 0, mig="Enabled", extra=part))))
-    whole, first = gpus.look()["gpus"]
-    assert (whole["sku"], first["sku"]) == ("A100-SXM-80GB-MIG", "A100-SXM-80GB-MIG")
+    extra = f"<mig_devices>{part(0, 1)}{part(1, 5)}</mig_devices>"
+    text = printed(element("A100-SXM-80GB", 0, mig="Enabled", extra=extra, processes=user))
+    env = tool(tmp_path, text)
+    listed = (
+        f"GPU 0: NVIDIA A100-SXM4-80GB (UUID: {uuid(0)})\n"
+        "  MIG 1g.10gb     Device  0: (UUID: MIG-00000000-1)\n"
+        "  MIG 1g.10gb     Device  1: (UUID: MIG-00000005-1)\n"
+    )
+    (tmp_path / "tools" / "list").write_text(listed)
+    program = tmp_path / "tools" / "nvidia-smi"
+    program.write_text(program.read_text().replace("esac", f"-L) cat {tmp_path}/tools/list;;\nesac"))
+    here(monkeypatch, env)
+    whole, first, second = gpus.look()["gpus"]
+    assert (whole["sku"], first["sku"]) == ("A100-SXM-80GB-MIG", "A100-SXM-80GB-MIG-1g.10gb")
     assert (first["uuid"], first["memory_bytes"]) == ("MIG-00000000-1", 9728 << 20)
+    assert (second["uuid"], second["memory_used_bytes"]) == ("MIG-00000005-1", 12 << 20)
+    assert (whole["processes"], first["processes"], second["processes"]) == ([4242], [], [4242])
 
 
 def test_what_the_driver_has_and_does_not_answer() -> None:

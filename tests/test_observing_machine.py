@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boards import bus
 
-from compute_router.supervisor.observing import gpus, processor, tpus
+from compute_router.supervisor.observing import container, gpus, processor, tpus
 
 
 def recorded(root: Path, files: Mapping[str, str]) -> str:
@@ -125,7 +127,6 @@ def test_the_whole_look_without_sys() -> None:
     if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
         pytest.skip(f"no namespaces of our own here: {done.stderr.strip()[:80]}")
     assert done.returncode == 0, done.stderr
-    import json
 
     seen, chips, attached = json.loads(done.stdout)
     assert {"count", "cpu_milli", "memory_bytes", "memory_free_bytes"} <= set(seen)
@@ -162,7 +163,7 @@ def test_the_drivers_own_list(tmp_path: Path) -> None:
     gpu_on_bus(tmp_path, "0000:91:00.0", kind="0x068000")  # an NVSwitch
     assert gpus.attached(str(tmp_path)) == set(), "no /proc/self here: it may be a container"
     (tmp_path / "proc/self/ns").mkdir(parents=True)
-    (tmp_path / "proc/self/ns/pid").symlink_to(gpus.INITIAL)
+    (tmp_path / "proc/self/ns/pid").symlink_to(container.INITIAL)
     assert gpus.attached(str(tmp_path)) == {bus(number) for number in range(8)}
     (tmp_path / "proc/driver/nvidia/gpus" / bus(2)).mkdir(parents=True)
     assert gpus.attached(str(tmp_path)) == {bus(2)}
@@ -200,3 +201,62 @@ def test_who_holds_a_tpu(tmp_path: Path) -> None:
     with (tmp_path / "tmp/libtpu_lockfile").open() as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         assert tpus.look(root)["lock"] == "held"
+
+
+IN_A_CONTAINER = """
+import json, subprocess, sys
+from pathlib import Path
+from compute_router import Router
+from compute_router.workload import Entry, Workload
+from compute_router.supervisor.observing import container
+home = Path(sys.argv[1])
+found = []
+for _ in range(2):
+    made = subprocess.run(
+        [sys.executable, "-c", "from compute_router.cli import main; main()",
+         "record", "--json", "--", "true"],
+        capture_output=True, text=True)
+    document = json.loads(made.stdout.splitlines()[-1])
+    found.append(document["data"]["context"]["startup"]["class"])
+print(json.dumps([found, container.here(), container.warm(str(home / "machine"))]))
+"""
+
+
+def test_a_fresh_container_is_no_warm_machine(tmp_path: Path) -> None:
+    """Two runs recorded in a space of processes of their own, which has just begun."""
+    words = [
+        "unshare",
+        "-p",
+        "-f",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        IN_A_CONTAINER,
+        str(tmp_path / "home"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no space of processes of our own here: {done.stderr.strip()[:100]}")
+    assert done.returncode == 0, done.stderr
+    (first, second), here, warm = json.loads(done.stdout)
+    assert first["v"] is None
+    assert "the first run in it" in first["why"]
+    assert second["v"] == "warm_container"
+    assert 0 < here["up_us"] < 120_000_000
+    assert warm is True
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        ({"key": "1-2", "up_us": 599_000_000, "again": False}, None),
+        ({"key": "1-2", "up_us": 601_000_000, "again": False}, "warm_container"),
+        ({"key": "1-2", "up_us": 5, "again": True}, "warm_container"),
+        ({"key": "1-2", "up_us": None, "again": False}, None),
+        ({"key": None, "up_us": None}, None),
+    ],
+)
+def test_what_is_said_of_a_start_in_a_container(seen: dict[str, Any], word: str | None) -> None:
+    found, why = container.judged(seen)
+    assert found == word
+    assert bool(why) is (word is None)

@@ -334,6 +334,7 @@ FILE_SYSTEMS: list[tuple[str, str, str, str | None, str]] = [
     ("fuse.sshfs", "me@there:/data", "rw", "network_fs", ""),
     ("fuse.mergerfs", "a:b", "rw", None, "no device belongs to"),
     ("fuse", "something", "rw", None, "no device belongs to"),
+    ("fuse", r"s3fs\043corpus", "rw", "bucket_fuse", "s3fs shows a bucket"),
     ("overlay", "overlay", "rw,lowerdir=/l,upperdir=/nowhere/u,workdir=/w", None, "cannot be seen from here"),
     (
         "overlay",

@@ -344,3 +344,39 @@ def test_a_real_fuse_mount_that_shows_a_bucket(tmp_path: Path, source: str, kind
         pytest.skip(f"no FUSE here: {said['skip']}")
     assert (said["p"]["class"], said["p"]["fs"], said["p"]["device"]) == ("bucket_fuse", kind, source)
     assert said["free"] == 500, "the mount really answers"
+
+
+def test_a_place_that_never_answers_costs_what_is_seen_of_it_alone(place: Place, tmp_path: Path) -> None:
+    """`TMPDIR` lies on a file system whose program hangs when it is asked what is free."""
+    if not ROOT:
+        pytest.skip("mounting FUSE without its helper takes root")
+    point, link = tmp_path / "silent", tmp_path / "link"
+    point.mkdir()
+    link.symlink_to(point)
+    words = [
+        sys.executable,
+        str(Path(__file__).parent / "fuse_standin.py"),
+        str(point),
+        "peer:/x",
+        "fuse.sshfs",
+    ]
+    server = subprocess.Popen([*words, "silent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        said = server.stdout.readline().strip()
+        if said != "mounted":
+            pytest.skip(f"no FUSE here: {said}")
+        roles = by_role(measured(place, "true", {"data": "d"}, env={"TMPDIR": str(link)})["storage"])
+        assert roles["tmp"]["class"]["v"] is None
+        assert "no answer within 2 seconds" in roles["tmp"]["class"]["why"]
+        assert (roles["tmp"]["fs"]["v"], roles["tmp"]["mount"]["v"]) == ("fuse.sshfs", str(point))
+        assert "no answer" in roles["tmp"]["free_bytes_start"]["why"]
+        assert "no answer" in roles["tmp"]["free_bytes_end"]["why"]
+        for role in ("root", "checkpoints", "data"):
+            assert roles[role]["free_bytes_start"]["v"] > 0
+            assert roles[role]["free_bytes_end"]["v"] > 0
+    finally:
+        server.stdin.close()
+        server.wait(20)
+        subprocess.run(["umount", "-l", str(point)], capture_output=True)

@@ -92,6 +92,11 @@ def test_every_place_an_interpreter_looks_in_counts_once_and_in_order(tmp_path: 
     assert first["stack"]["numpy"] == "9.0"
     shared = venv(tmp_path / "shared", shared=True)
     assert installed.look(str(shared), str(tmp_path), env)["stack"]["triton"] == "4.0"
+    (user / "numpy-2.0.dist-info").mkdir()
+    both = venv(tmp_path / "both", "numpy-1.0", shared=True)
+    assert installed.look(str(both), str(tmp_path), env)["stack"]["numpy"] == "1.0", "its own comes first"
+    base = {"PYTHONUSERBASE": str(tmp_path / "home" / ".local")}
+    assert installed.look(str(shared), str(tmp_path), base)["stack"]["triton"] == "4.0"
     without = installed.look(str(shared), str(tmp_path), {**env, "PYTHONNOUSERSITE": "1"})
     assert "triton" not in without["stack"]
 
@@ -308,3 +313,24 @@ def test_the_files_that_the_work_imported_make_one_digest(tmp_path: Path, backen
     killed = told("d", work=source + "import os\nos._exit(0)\n")
     assert killed["imported_sha256"]["v"] is None
     assert "without telling" in killed["imported_sha256"]["why"]
+
+
+def test_a_fifo_where_a_file_should_be_is_not_waited_for(tmp_path: Path) -> None:
+    base = venv(tmp_path / "own", "numpy-1.0", "torch-2.0")
+    site = tmp_path / "own" / SITE
+    (site / "torch").mkdir()
+    os.mkfifo(site / "torch" / "version.py")
+    os.mkfifo(site / "more.pth")
+    os.mkfifo(tmp_path / "program")
+    code = (
+        "import json; from compute_router.supervisor.observing import building, installed;"
+        f"print(json.dumps([installed.look({str(base)!r}, {str(tmp_path)!r}, {{}}),"
+        f" installed.interpreter([{str(tmp_path / 'program')!r}], '/', {{}}),"
+        f" building.logs({str(tmp_path / 'built')!r})]))"
+    )
+    (tmp_path / "built" / "mine").mkdir(parents=True)
+    os.mkfifo(tmp_path / "built" / "mine" / ".ninja_log")
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    found, program, logs = json.loads(got.stdout)
+    assert (found["stack"]["torch"], found["stack"]["numpy"]) == ("2.0", "1.0")
+    assert (program, logs) == (None, {"mine": []})

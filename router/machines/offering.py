@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from compute_router.backend import Hardware
+from compute_router.backend import Hardware, StartClass
 from compute_router.workload import Accelerator, Framework, Needs, Workload
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "frameworks",
     "hashed",
     "never",
+    "start_class",
     "unmounted",
     "wants_devices",
 ]
@@ -212,3 +213,13 @@ def hashed(workload: Workload) -> Workload:
     except OSError:
         return workload
     return msgspec.structs.replace(workload, entry=msgspec.structs.replace(entry, sha256=sha256))
+
+
+def start_class(host: Mapping[str, Any]) -> StartClass:
+    """The state in which the next start finds a machine, by what its probe says of it; the first one in a
+    container that has just begun is none that can be told."""
+    if host.get("warm_container") is not None:
+        return StartClass.WARM_CONTAINER if host["warm_container"] else StartClass.UNOBSERVED
+    if host.get("rebooted"):
+        return StartClass.WARM_MACHINE_AFTER_REBOOT
+    return StartClass.WARM_MACHINE_FRESH_PROCESS

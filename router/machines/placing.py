@@ -32,6 +32,7 @@ from compute_router.machines.offering import (
     frameworks,
     hashed,
     never,
+    start_class,
     unmounted,
     wants_devices,
 )
@@ -90,8 +91,8 @@ def machine_offers(
     hardware = seen.serving(workload.needs)
     if not hardware:
         return [refused(backend, name, _differs(entry, seen, seen.lacks(workload.needs.accelerator)))]
-    rebooted = bool((told.get("host") or {}).get("rebooted"))
-    made = [_offer(backend, name, entry, seen, each, workload, rtt_us, rebooted) for each in hardware]
+    state = start_class(told.get("host") or {})
+    made = [_offer(backend, name, entry, seen, each, workload, rtt_us, state) for each in hardware]
     data: dict[str, Any] = {"machines": [name], "stack": dict(stack) if stack is not None else None}
     data["python"] = {name: found.get("path")} if python is not None else {}
     made = [msgspec.structs.replace(offer, data=data) for offer in made]
@@ -163,7 +164,7 @@ def _offer(
     hardware: Hardware,
     workload: Workload,
     rtt_us: int | None,
-    rebooted: bool,
+    state: StartClass,
 ) -> Offer:
     busy = seen.busy(hardware, exclusive=entry.exclusive)
     slots = seen.slots(hardware, exclusive=entry.exclusive, most=entry.slots)
@@ -176,9 +177,7 @@ def _offer(
         surface=backend.surface,
         hardware=hardware,
         frameworks=tuple(frameworks(hardware)),
-        start_class=(
-            StartClass.WARM_MACHINE_AFTER_REBOOT if rebooted else StartClass.WARM_MACHINE_FRESH_PROCESS
-        ),
+        start_class=state,
         estimates=Estimates(
             queue=None if busy else Estimate(us=0),
             start=Estimate(us=START_US + ways),

@@ -175,7 +175,7 @@ class Mount:
         self.device, self.options, self.extra = device, options, extra
 
 
-_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\043": "#", "\\134": "\\"}
 
 
 def unescape(text: str) -> str:

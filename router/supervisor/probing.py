@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from . import files, leases, machine, names, stamps, work
-from .observing import hardware, installed, timeline, tpus
+from .observing import container, hardware, installed, timeline, tpus
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -67,6 +67,7 @@ def host(root: str) -> Json:
         "free_bytes": disk.f_bavail * disk.f_frsize,
         "fs": mount.fs if mount else None,
         "rebooted": timeline.rebooted(root),
+        "warm_container": container.warm(root),
     }
 
 

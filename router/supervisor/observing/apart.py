@@ -1,4 +1,5 @@
-"""Does what may hang or crash in a process of its own: a driver in trouble hangs in the kernel."""
+"""Does what may hang or crash in a process of its own: a driver in trouble hangs in the kernel, and so
+does whoever asks it, so that not even SIGKILL ends it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from .. import files, forking, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
     Json = Dict[str, Any]
 
@@ -68,6 +69,61 @@ def do(what: Callable[[], Json], seconds: float) -> Json:
     if "made" not in answer:
         raise Failed(str(answer.get("error")))
     return dict(answer["made"])
+
+
+def output(
+    argv: List[str],
+    seconds: float,
+    *,
+    most: int = MOST,
+    env: Optional[Mapping[str, str]] = None,
+    errors: bool = False,
+) -> Tuple[int, bytes]:
+    """How a command ended (minus a signal) and what it printed, with `errors` on both outputs.
+
+    Raises `OSError` if it cannot be started, `Failed` once `seconds` have passed or `most` bytes came: it is
+    killed then with all that it started; what cannot be killed is left behind.
+    """
+    import subprocess
+
+    until = time.monotonic() + seconds
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
+        env=None if env is None else dict(env),
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    hear, data = child.stdout.fileno(), b""
+    late = "no answer within %d seconds" % seconds
+    try:
+        while True:
+            if not select.select([hear], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise Failed(late)
+            got = os.read(hear, 1 << 16)
+            if not got:
+                break
+            data += got
+            if len(data) > most:
+                raise Failed("it prints more than %d MiB" % (most >> 20))
+        while child.poll() is None:
+            if time.monotonic() >= until:
+                raise Failed(late)
+            time.sleep(0.001)
+        return child.returncode, data
+    finally:
+        child.stdout.close()
+        if child.poll() is None:
+            try:
+                os.killpg(child.pid, signal.SIGKILL)
+            except OSError:
+                pass
+            for pause in (0.001, 0.005, 0.02, 0.1):
+                if child.poll() is not None:
+                    break
+                time.sleep(pause)
 
 
 def _end(pid: int) -> int:

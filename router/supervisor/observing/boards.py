@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import nvml, wiring
+from . import nvml, smi, wiring
 from .nvml import Unseen
 
 TYPE_CHECKING = False
@@ -115,7 +115,9 @@ def parts(lib: Library, handle: Any, record: Json) -> List[Any]:
             part = lib.get("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
         except Unseen:
             continue
-        entry = dict(record, part=number, whole=record.get("uuid"), why=dict(record["why"]))
+        # What is not told of the part is not that of the whole.
+        entry = {name: value for name, value in record.items() if name not in smi.OWN}
+        entry.update(part=number, whole=record.get("uuid"), why=dict(record["why"]))
         _take(entry, "uuid", lambda part=part: lib.get("nvmlDeviceGetUUID", part))  # type: ignore[misc]
         _take(entry, "name", lambda part=part: lib.get("nvmlDeviceGetName", part))  # type: ignore[misc]
         _take(entry, "memory_bytes", lambda part=part: _memory(lib.get("nvmlDeviceGetMemoryInfo", part)))  # type: ignore[misc]

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
-from . import verdicts
+from .. import files
+from . import apart, verdicts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HITS = ("direct_cache_hit", "preprocessed_cache_hit")
 MOST_LOGS = 1000
+MOST_FOLDERS = 20_000
 MOST_LOG = 4 << 20
 
 
@@ -39,18 +40,12 @@ def before(env: Mapping[str, str]) -> Json:
 
 def counts(program: str, folder: str) -> Optional[Json]:
     """Hits and misses in the statistics of ccache; None if it does not print them."""
+    env = {"CCACHE_DIR": folder, "PATH": os.defpath}
     try:
-        done = subprocess.run(
-            [program, "--print-stats"],
-            env={"CCACHE_DIR": folder, "PATH": os.defpath},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
+        code, printed = apart.output([program, "--print-stats"], 10.0, env=env)
+    except (OSError, apart.Failed):
         return None
-    return parse(done.stdout) if done.returncode == 0 else None
+    return parse(printed) if code == 0 else None
 
 
 def parse(printed: bytes) -> Optional[Json]:
@@ -84,14 +79,16 @@ def ccache(look: Look) -> Optional[Json]:
 def logs(folder: str) -> Dict[str, List[Tuple[int, int]]]:
     """For each extension below `folder` the steps in its `.ninja_log`: begin and end in milliseconds."""
     found: Dict[str, List[Tuple[int, int]]] = {}
-    for at, folders, names in os.walk(folder):
+    for number, (at, folders, names) in enumerate(os.walk(folder)):
+        if number >= MOST_FOLDERS:
+            break
         if os.path.relpath(at, folder).count(os.sep) >= 2:
             folders.clear()
         if ".ninja_log" in names:
             name = os.path.relpath(at, folder)
             try:
-                with open(os.path.join(at, ".ninja_log"), "rb") as log:
-                    found[name] = [row for row in map(_step, log.read(MOST_LOG).splitlines()) if row]
+                text = files.read(os.path.join(at, ".ninja_log"), MOST_LOG) or b""
+                found[name] = [row for row in map(_step, text.splitlines()) if row]
             except OSError:
                 continue
         if len(found) >= MOST_LOGS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import time
@@ -51,7 +52,8 @@ def listed(path: str, budget: Budget, before_ns: Optional[int] = None) -> Json:
         below = stack.pop()
         try:
             with os.scandir(os.path.join(path, below)) as entries:
-                found = sorted(entries, key=lambda e: e.name)
+                # One more than may be is enough to see that there are too many.
+                found = sorted(itertools.islice(entries, MOST_NAMES + 3), key=lambda e: e.name)
         except OSError as e:
             return _none("a folder of it cannot be listed: %s" % (e.strerror or type(e).__name__), count)
         for entry in found:

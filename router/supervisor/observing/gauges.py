@@ -211,6 +211,17 @@ def _row(gpu: Json, work: int) -> Json:
     return row
 
 
+def _hidden(pid: int) -> bool:
+    """Whether there is such a process, of another user, that /proc does not show (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass  # it has ended
+    return False
+
+
 def _ours(pid: int, known: Set[int]) -> bool:
     """Whether the process is of the work: below it, or in its session."""
     chain: List[int] = []
@@ -220,7 +231,7 @@ def _ours(pid: int, known: Set[int]) -> bool:
             return True
         found = machine.process(pid)
         if found is None:
-            return not chain  # it has ended, or cannot be seen at all
+            return not chain and not _hidden(pid)
         if found.session in known:
             known.update(chain, [pid])
             return True

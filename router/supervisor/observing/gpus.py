@@ -6,6 +6,7 @@ import os
 
 from .. import machine
 from . import apart, skus, smi
+from .container import inside
 from .facts import at_root
 
 TYPE_CHECKING = False
@@ -18,8 +19,6 @@ SECONDS = 7.0
 """What NVML may take to tell everything; some seconds are normal where no driver is kept loaded."""
 IDLE_BYTES = 2 << 30
 """Memory in use on a GPU that nobody uses is a few hundred MiB of the driver's; more is somebody's."""
-INITIAL = "pid:[4026531836]"
-"""The first namespace of processes (PROC_PID_INIT_INO in the kernel's proc_ns.h)."""
 
 SICK: Tuple[Tuple[str, str, str], ...] = (
     (
@@ -130,14 +129,6 @@ def _names(folder: str) -> List[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def inside(root: str = "/") -> bool:
-    """Whether this is a namespace of processes of its own: a container, which is shown only its own."""
-    try:
-        return os.readlink(at_root(root, "/proc/self/ns/pid")) != INITIAL
-    except OSError:
-        return True
 
 
 def called(gpu: Json) -> str:

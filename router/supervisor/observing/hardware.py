@@ -207,6 +207,7 @@ def _errors(o: Observed, look: Look, found: Json, during: Json) -> Json:
     except gpus.NoAnswer as e:
         return o.seen([*said, "afterwards no GPU answers: %s" % e][:32], src=str(found.get("source")))
     later: Dict[Any, Json] = {gpu.get("uuid"): gpu for gpu in now["gpus"]}
+    untold: List[str] = []
     for gpu in rows:
         after: Optional[Json] = later.get(gpu["uuid"])
         if after is None or after.get("lost"):
@@ -215,6 +216,9 @@ def _errors(o: Observed, look: Look, found: Json, during: Json) -> Json:
             continue
         for name in COUNTED:
             was, is_ = gpu.get(name), after.get(name)
+            if was is not None and is_ is None:
+                untold.append("%s told %s before the work, and not after it" % (gpus.called(gpu), name))
             if was is not None and is_ is not None and is_ > was:
                 said.append("%s: %s went from %d to %d" % (gpus.called(gpu), name, was, is_))
-    return o.seen(said[:32], src=str(now["source"]))
+    # What nobody could look at is not well.
+    return o.seen(said[:32] if said or not untold else None, "; ".join(untold[:4]), str(now["source"]))

@@ -5,12 +5,15 @@ Only the version of an interpreter itself is asked for by starting it, once for 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 import sys
 
 from .. import files, wire
+from . import apart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,14 +63,12 @@ def version(python: str, root: str) -> Optional[str]:
     known = files.hint_json(kept).get("version")
     if isinstance(known, str):
         return known
-    import subprocess
-
     code = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
     try:
-        said = subprocess.check_output(
-            [real, "-I", "-S", "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
+        ended, said = apart.output([real, "-I", "-S", "-c", code], 5.0)
+    except (OSError, apart.Failed):
+        return None
+    if ended:
         return None
     found = said.decode("ascii", "replace").strip()
     if not re.match(r"^\d+\.\d+\.\d+$", found):
@@ -81,16 +82,18 @@ def version(python: str, root: str) -> Optional[str]:
 
 
 def folders(python: str, minor: str, env: Dict[str, str]) -> List[str]:
-    """Where this interpreter looks for distributions, in order: PYTHONPATH, the user's own, the environment,
+    """Where this interpreter looks for distributions, in order: PYTHONPATH, the environment, the user's own,
     what it was made from, and what `.pth` files add. `minor` is `3.11`."""
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(python)))
     settings = _settings(os.path.join(prefix, "pyvenv.cfg"))
     found = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
     sites: List[str] = []
     shared = settings is None or settings.get("include-system-site-packages", "").lower() == "true"
-    if shared and env.get("HOME") and not env.get("PYTHONNOUSERSITE"):
-        sites.append(os.path.join(env["HOME"], ".local", "lib", "python" + minor, "site-packages"))
+    # As site.py has it: the environment comes before what the user has, and that before the system's.
     bases = [prefix] if settings is not None else []
+    if shared and not env.get("PYTHONNOUSERSITE"):
+        home = env.get("PYTHONUSERBASE") or (env.get("HOME") and os.path.join(env["HOME"], ".local"))
+        bases += [home] if home else []
     if shared:
         bases.append(os.path.dirname(os.path.dirname(os.path.realpath(python))))
     for base in bases:
@@ -109,9 +112,15 @@ def folders(python: str, minor: str, env: Dict[str, str]) -> List[str]:
     return list(seen.values())
 
 
-def _text(path: str) -> str:
-    with open(path, "rb") as f:
-        return f.read(1 << 20).decode("utf-8", "replace")
+def _text(path: str, most: int = 1 << 20) -> str:
+    """The first bytes of a file; links are followed, and what is no file is not waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", path)
+        return os.read(fd, most).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
 
 
 def _settings(path: str) -> Optional[Dict[str, str]]:
@@ -208,13 +217,12 @@ def interpreter(argv: List[str], cwd: str, env: Dict[str, str]) -> Optional[str]
     if _is_python(program):
         return program
     try:
-        with open(program, "rb") as f:
-            first = f.read(512).split(b"\n", 1)[0]
+        first = _text(program, 512).split("\n", 1)[0]
     except OSError:
         return None
-    if not first.startswith(b"#!"):
+    if not first.startswith("#!"):
         return None
-    words = first[2:].decode("utf-8", "replace").split()
+    words = first[2:].split()
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
     named = resolved(words[0], cwd, env) if words else None

@@ -6,7 +6,7 @@ import os
 import re
 
 from .. import machine
-from . import drives
+from . import apart, drives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ OPTIONS = frozenset(_OPTIONS.split())
 SECTIONS = {"dedup": True, "special": True, "logs": True, "cache": False, "spare": False, "spares": False}
 """Parts of a ZFS pool, as `zpool` heads them -> whether what is written there stays there: a spare holds
 nothing, a cache a copy."""
+MOST_LINKS = 40
 MAC_WHY = "this system does not tell which disk a file system lies on"
 
 
@@ -76,6 +77,39 @@ class Places:
             finally:
                 self._deep -= 1
         return known
+
+    def far(self, path: str) -> Optional[Mount]:
+        """The mount that the way to `path` leads over and that may never answer: of another computer, of a
+        program (FUSE), or one that is made when it is touched (autofs). Nothing on it is touched."""
+        at, links = "/", 0
+        rest = path.split("/")[::-1]
+        while rest:
+            name = rest.pop()
+            if name == "..":
+                at = os.path.dirname(at)
+            if name in ("", ".", ".."):
+                continue
+            here = os.path.join(at, name)
+            mount = self._above(here)
+            if mount is not None and _distant(mount):
+                return mount
+            try:
+                target = os.readlink(here)
+            except OSError:
+                at = here
+                continue
+            links += 1
+            if links > MOST_LINKS:
+                return None
+            rest += target.split("/")[::-1]
+            at = "/" if target.startswith("/") else at
+        return None
+
+    def _above(self, path: str) -> Optional[Mount]:
+        """The mount of a path without links."""
+        while path not in self.mounts and path != "/":
+            path = os.path.dirname(path)
+        return self.mounts.get(path)
 
     def _look(self, mount: Mount) -> Json:
         fs = mount.fs
@@ -160,6 +194,18 @@ class Places:
         return [one]
 
 
+def _distant(mount: Mount) -> bool:
+    # A root that does not answer stops everything; so does the computer that this virtual machine is on.
+    if mount.point == "/" or mount.fs in SHARED:
+        return False
+    return mount.fs == "autofs" or mount.fs[:4] == "fuse" or machine.is_network(mount.fs)
+
+
+def unseen(mount: Optional[Mount], why: str) -> Json:
+    """The place of what could not be looked at."""
+    return _place(mount, None, why, "", [])
+
+
 def _place(mount: Optional[Mount], found: Optional[str], why: str, told: str, legs: List[Json]) -> Json:
     options = (mount.options + "," + mount.extra).split(",") if mount else []
     return {
@@ -207,7 +253,11 @@ def _option(extra: str, name: str) -> str:
 
 def pool(source: str) -> List[str]:
     """The devices of a ZFS pool, which no file of the system names."""
-    said = machine.said(["zpool", "list", "-v", "-H", "-P", source.partition("/")[0]])
+    words = ["zpool", "list", "-v", "-H", "-P", source.partition("/")[0]]
+    try:
+        said = apart.output(words, 5.0)[1].decode("utf-8", "replace")
+    except (OSError, apart.Failed):
+        return []
     found: List[str] = []
     holds = True
     for row in said.splitlines():

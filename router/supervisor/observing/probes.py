@@ -109,7 +109,10 @@ def _once(
             os.killpg(child.pid, signal.SIGKILL)
         except OSError:
             pass
-        child.wait()
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            pass  # it hangs in a driver, where no signal reaches it: it is left behind
     with open(path, "rb") as f:
         lines = f.read(1 << 20).decode("ascii", "replace").splitlines()
     os.unlink(path)

@@ -176,8 +176,8 @@ def block(o: Observed, look: Look) -> Json:
     most: Dict[str, int] = {}
     count = 0
     for row in _rows(look):
-        if "gpus" in row or "why" in row:
-            continue
+        if "pid" not in row:
+            continue  # what came of the GPUs, or that they were not due yet
         count += 1
         for name in ("mem_free_bytes", "disk_free_bytes"):
             value = row.get(name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from . import apart
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Optional
@@ -27,6 +29,8 @@ SILENT = frozenset(
 )
 """What stands in place of a value that there is not."""
 SWITCHED = {"enabled": "on", "disabled": "off"}
+OWN = ("uuid", "name", "memory_bytes", "memory_used_bytes", "processes", "drawing")
+"""What a part of a GPU has of its own, whatever the whole has."""
 
 
 class Broken(Exception):
@@ -39,25 +43,19 @@ class Broken(Exception):
 
 def say(*arguments: str, seconds: float = DEADLINE) -> str:
     """What the tool prints on both outputs. Raises `Broken` within `seconds`."""
-    import subprocess
-
+    env = dict(os.environ, LC_ALL="C")
     try:
-        done = subprocess.run(
-            [TOOL, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            env=dict(os.environ, LC_ALL="C"),
-        )
+        code, printed = apart.output([TOOL, *arguments], seconds, most=MOST, env=env, errors=True)
     except FileNotFoundError:
         raise Broken("there is no nvidia-smi here", "install the driver, or ask for `cpu`")
-    except subprocess.TimeoutExpired:
+    except apart.Failed as e:
+        if "no answer" not in str(e):
+            raise Broken("nvidia-smi cannot be read: %s" % e, "mend the driver")
         raise Broken("nvidia-smi hangs for %d seconds" % seconds, HANGS)
     except OSError as e:
         raise Broken("nvidia-smi cannot be run: %s" % e.strerror, "mend the driver")
-    text = done.stdout[:MOST].decode("utf-8", "replace")
-    if done.returncode and "<nvidia_smi_log>" not in text:
+    text = printed.decode("utf-8", "replace")
+    if code and "<nvidia_smi_log>" not in text:
         raise Broken("nvidia-smi fails: %s" % text.strip()[:200], "mend the driver, then run nvidia-smi")
     return text
 
@@ -65,6 +63,12 @@ def say(*arguments: str, seconds: float = DEADLINE) -> str:
 def look(uuids: Optional[List[str]] = None, full: bool = False, seconds: float = DEADLINE) -> Json:
     """Every GPU, or those of `uuids`, and with `full` their wiring. Raises `Broken`."""
     found = read(say("-q", "-x", seconds=seconds))
+    if any("whole" in gpu and "uuid" not in gpu for gpu in found["gpus"]):
+        # Most drivers leave the names of parts out of it, and tell them in the short list.
+        try:
+            name_parts(found["gpus"], say("-L", seconds=seconds))
+        except Broken:
+            pass
     everything = found["gpus"]
     if uuids is not None:
         found["gpus"] = [gpu for gpu in everything if gpu.get("uuid") in uuids]
@@ -164,14 +168,50 @@ def _gpu(node: Any, number: int) -> Iterator[Json]:
     _keep(record, "processes", None if silent else sorted(pid for pid in pids if pid is not None))
     yield record
     for part in node.findall("mig_devices/mig_device"):
-        entry = dict(record, whole=uuid, part=_number(_text(part, "index")), why=dict(record["why"]))
-        entry.pop("uuid", None)
+        entry = {name: value for name, value in record.items() if name not in OWN}
+        entry.update(whole=uuid, part=_number(_text(part, "index")), why=dict(record["why"]))
         # The tool does not name its size; without the word it would pass for the whole.
         entry["name"] = "%s MIG" % record.get("name")
         _keep(entry, "uuid", _text(part, "uuid"))
-        memory = _number(_text(part, "fb_memory_usage/total"))
-        entry["memory_bytes"] = None if memory is None else memory * MiB
+        for name, tag in (("memory_bytes", "total"), ("memory_used_bytes", "used")):
+            memory = _number(_text(part, "fb_memory_usage/" + tag))
+            _keep(entry, name, None if memory is None else memory * MiB)
+        theirs = _of_part(part, users)
+        _keep(entry, "processes", None if silent or theirs is None else theirs)
         yield entry
+
+
+def _of_part(part: Any, users: List[Any]) -> Optional[List[int]]:
+    """The pids that compute on a part of a GPU; None where not every process is told with its part."""
+    tags = ("gpu_instance_id", "compute_instance_id")
+    mine = [_number(_text(part, tag)) for tag in tags]
+    found = []
+    for process in users:
+        at = [_number(_text(process, tag)) for tag in tags]
+        if None in at or None in mine:
+            return None
+        pid = _number(_text(process, "pid"))
+        if at == mine and _computes(process) and pid is not None:
+            found.append(pid)
+    return sorted(found)
+
+
+def name_parts(gpus: List[Json], listed: str) -> None:
+    """Give the parts of GPUs the name and UUID that `nvidia-smi -L` printed for them."""
+    whole: Optional[str] = None
+    told: Dict[Any, Any] = {}
+    for line in listed.splitlines():
+        head = re.match(r"GPU \d+: .*\(UUID: (GPU-[0-9a-fA-F-]{1,100})\)", line)
+        part = re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (\S+)\)", line)
+        if head:
+            whole = head.group(1)
+        elif part and _UUID.match(part.group(3)):
+            told[whole, int(part.group(2))] = part.group(1), part.group(3)
+    for gpu in gpus:
+        found = told.get((gpu.get("whole"), gpu.get("part"))) if "whole" in gpu else None
+        if found and "uuid" not in gpu:
+            gpu["name"], gpu["uuid"] = "%s %s" % (gpu["name"], found[0]), found[1]
+            gpu["why"].pop("uuid", None)
 
 
 def _computes(process: Any) -> bool:

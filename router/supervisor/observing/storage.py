@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 
 from .. import closing, machine, work
-from . import mounted, transfer
+from . import apart, mounted, transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Tuple
 
     from .facts import Look, Observed
 
     Json = Dict[str, Any]
 
 NOWHERE = "nobody looked before the work began"
+SECONDS = 2.0
+"""What a file system of another computer or of a program may take to tell of one place."""
 GONE = "whoever waited for the work is gone; others may have used the disk since"
 
 
-def places(look: Look) -> Dict[str, str]:
+def places(look: Look, table: mounted.Places) -> Dict[str, str]:
     """The folders that are told of, by role: where the run is kept, its checkpoints, its volumes,
     `work` where that is elsewhere, and `tmp`, where compilers work and what overflows first."""
     root = look.attempt.run.root
@@ -31,7 +33,7 @@ def places(look: Look) -> Dict[str, str]:
     # `TMPDIR` may be a secret only in jest, but then it is one.
     env = {k: v for k, v in look.env.items() if k not in look.spec.get("secrets", ())}
     temporary = (env.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    found["tmp"] = next((t for t in temporary if t and os.path.isdir(t)), "/tmp")
+    found["tmp"] = next((t for t in temporary if t and (table.far(t) or os.path.isdir(t))), "/tmp")
     return found
 
 
@@ -40,14 +42,43 @@ def before(look: Look) -> Json:
     at, table = machine.now_us(), mounted.Places()
     counted: Dict[str, Optional[Json]] = {}
     roles: Json = {}
-    for role, path in places(look).items():
-        if not os.path.isdir(path):
-            continue
-        place = table.of(path)
+    for role, place in _seen(look, table).items():
         if place["mount"] not in counted:
             counted[place["mount"]] = transfer.counter(place)
-        roles[role] = dict(place, path=path, free=free(path), count=counted[place["mount"]], at=at)
+        roles[role] = dict(place, count=counted[place["mount"]], at=at)
     return {"roles": roles, "volumes": _volumes(look), "boot_id": machine.boot_id()}
+
+
+def _seen(look: Look, table: mounted.Places) -> Dict[str, Json]:
+    """Every role that is there, with where it lies and what is free. One that fails or never answers costs
+    what would have been seen of it, and no more than `SECONDS` for each mount."""
+    found: Dict[str, Json] = {}
+    silent: Dict[str, str] = {}
+    for role, path in places(look, table).items():
+        far = table.far(path)
+        try:
+            if far is None:
+                place = _one(table, path)
+            elif far.point in silent:
+                raise apart.Failed(silent[far.point])
+            else:
+                place = apart.do(lambda path=path: {"of": _one(table, path)}, SECONDS)["of"]  # type: ignore[misc]
+        except (OSError, apart.Failed) as e:
+            if far is not None and far.point not in silent:
+                silent[far.point] = str(e)
+            why = "%s cannot be looked at: %s" % (path, getattr(e, "strerror", None) or e)
+            place = dict(mounted.unseen(far, why), free=None, free_why=why)
+        if place is not None:
+            found[role] = dict(place, path=path, far=far is not None)
+    return found
+
+
+def _one(table: mounted.Places, path: str) -> Optional[Json]:
+    """Where a folder lies and what is free there; None if there is none."""
+    if not os.path.isdir(path):
+        return None
+    size, why = free(path)
+    return dict(table.of(path), free=size, free_why=why)
 
 
 def _volumes(look: Look) -> Json:
@@ -56,13 +87,27 @@ def _volumes(look: Look) -> Json:
         return {}
     from . import contents
 
-    budget, root = contents.Budget(), look.attempt.run.root
-    return {role: contents.before(work.volume(root, role, name), budget) for role, name in declared.items()}
+    budget, root, found = contents.Budget(), look.attempt.run.root, {}
+    for role, name in declared.items():
+        try:
+            found[role] = contents.before(work.volume(root, role, name), budget)
+        except OSError:
+            continue  # of a volume that nobody could look at nothing is claimed
+    return found
 
 
-def free(path: str) -> int:
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
+def free(path: str, far: bool = False) -> Tuple[Optional[int], str]:
+    """Bytes that are free at `path`, or why that is not told. One that is `far` may hang."""
+    try:
+        if far:
+            told = apart.do(lambda: {"of": list(free(path))}, SECONDS)["of"]
+            return told[0], told[1]
+        disk = os.statvfs(path)
+    except FileNotFoundError:
+        return None, "it is gone"
+    except (OSError, apart.Failed) as e:
+        return None, "its file system does not tell: %s" % (getattr(e, "strerror", None) or e)
+    return disk.f_bavail * disk.f_frsize, ""
 
 
 def block(o: Observed, look: Look) -> List[Json]:
@@ -85,11 +130,13 @@ def _sampled(look: Look) -> Optional[int]:
 
 
 def _now(look: Look) -> Json:
-    table, found = mounted.Places(), {}
-    for role, path in places(look).items():
-        if role != "tmp" and os.path.isdir(path):
-            found[role] = dict(table.of(path), path=path)
-    return found
+    seen = _seen(look, mounted.Places())
+    # What is free now is not what was free at the start.
+    return {
+        role: {name: v for name, v in place.items() if name not in ("free", "free_why")}
+        for role, place in seen.items()
+        if role != "tmp"
+    }
 
 
 def _item(
@@ -101,10 +148,7 @@ def _item(
         count = transfer.of_group(look.facts.get("io"), place)
         if count is None:
             count, no_count = transfer.between(place["count"], transfer.counter(place))
-    try:
-        end: Optional[int] = free(place["path"])
-    except OSError:
-        end = None
+    end, no_end = free(place["path"], bool(place.get("far")))
     # Only the disk of the run is sampled meanwhile.
     sampled = least if place["mount"] == roles.get("root", {}).get("mount") else None
     lowest = None if sampled is None else min(f for f in (sampled, end, place.get("free")) if f is not None)
@@ -123,9 +167,9 @@ def _item(
         "bytes_written": o.seen(count and count["written"], no_count),
         "bytes_scope": o.seen(count and count["scope"], no_count),
         "counter": o.seen(count and count["counter"], no_count),
-        "free_bytes_start": o.seen(place.get("free"), NOWHERE, at=at),
+        "free_bytes_start": o.seen(place.get("free"), place.get("free_why") or NOWHERE, at=at),
         "free_bytes_min": o.seen(lowest, "no sample of it was taken"),
-        "free_bytes_end": o.seen(end, "it is gone"),
+        "free_bytes_end": o.seen(end, no_end),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import files, machine, wire, work
+from . import container
 from .facts import LATER
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ def before(look: Look) -> Json:
     with os.scandir(work.checkpoints(look.attempt, look.spec)) as entries:
         found["checkpoints"] = any(not entry.name.startswith(".") for entry in entries)
     found["rebooted"] = _first_since_reboot(look)
+    found["container"] = container.look(look.attempt)
     return found
 
 
@@ -69,7 +71,10 @@ def startup(o: Observed, look: Look) -> Json:
         why = "checkpoints stood there, and the work did not say whether it went on from one"
         return {"class": o.seen(None, why + "; say so with route_report.resumed(N), 0 if not")}
     if "rebooted" not in seen:
-        return {"class": o.seen(None, "nobody looked at the machine before the start")}
+        why = str(seen.get("error") or "nobody looked at the machine before the start")
+        return {"class": o.seen(None, why)}
+    if seen.get("container"):
+        return {"class": o.seen(*container.judged(seen["container"]))}
     return {
         "class": o.seen("warm_machine_after_reboot" if seen["rebooted"] else "warm_machine_fresh_process")
     }

@@ -244,7 +244,7 @@ def bound(attempt: Attempt, most: int) -> None:
         # First, so that nobody takes what is left for the whole.
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     for path in paths:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.ftruncate(fd, 0)
         finally:

@@ -20,6 +20,7 @@ CHIPS = {
     "0x0062": "v5p",
     "0x0063": "v5e",
     "0x006f": "v6e",
+    "0x0076": "tpu7x",
 }
 """Generation by PCI device, as jax (hardware_utils.py) and tpu-info have them. Others of the vendor
 (network cards, security chips) are no TPU."""
