@@ -66,10 +66,10 @@ if __name__ == "__main__":
     from compute_router.supervisor.observing import mounted
 
     if len(sys.argv) > 4:  # until stdin ends
-        print(mount(*sys.argv[1:4], silent=True) or "mounted", flush=True)
+        print(mount(sys.argv[1], sys.argv[2], sys.argv[3], silent=True) or "mounted", flush=True)
         sys.stdin.read()
         os._exit(0)
-    why = mount(*sys.argv[1:4])
+    why = mount(sys.argv[1], sys.argv[2], sys.argv[3])
     said = (
         {"skip": why}
         if why

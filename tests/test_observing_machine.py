@@ -246,6 +246,26 @@ def test_a_fresh_container_is_no_warm_machine(tmp_path: Path) -> None:
     assert warm is True
 
 
+def test_a_machine_that_hides_its_boot_is_not_said_to_be_up_since_long(tmp_path: Path) -> None:
+    record = [
+        sys.executable,
+        "-c",
+        "from compute_router.cli import main; main()",
+        "record",
+        "--json",
+        "--",
+        "true",
+    ]
+    script = 'mount --bind /dev/null /proc/sys/kernel/random/boot_id && exec "$@"'
+    words = ["unshare", "-m", "sh", "-c", script, "sh", *record]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    if done.returncode and ("unshare" in done.stderr or "mount:" in done.stderr):
+        pytest.skip(f"no mounts of our own here: {done.stderr.strip()[:100]}")
+    found = json.loads(done.stdout.splitlines()[-1])["data"]["context"]["startup"]["class"]
+    assert found["v"] is None
+    assert container.inside() or "one boot from another" in found["why"]
+
+
 @pytest.mark.parametrize(
     ("seen", "word"),
     [

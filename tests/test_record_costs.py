@@ -144,6 +144,15 @@ def test_wherever_the_disk_of_the_store_is_full_the_work_runs_once(
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+def test_a_cache_that_cannot_be_written_costs_nothing_else_that_is_seen(route: Route, home: Path) -> None:
+    got = route("record", "--", "true", env={"JAX_COMPILATION_CACHE_DIR": "/dev/null/x"})
+    assert got.returncode == 0, got.stderr
+    (seen,) = (home / "machine" / "runs").glob("*/attempts/1/before.json")
+    caches = json.loads(seen.read_bytes())["caches"]
+    assert caches["kinds"] == {"jax_pcc": {"state": "unwritable"}}
+    assert "traced" in caches
+
+
 # Again and again: whoever observes the command makes files there until it notices.
 REMOVE = 'until rm -rf "$ROUTE_HOME" 2>/dev/null; do :; done'
 REMOVES = {

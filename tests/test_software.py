@@ -95,8 +95,8 @@ def test_every_place_an_interpreter_looks_in_counts_once_and_in_order(tmp_path: 
     (user / "numpy-2.0.dist-info").mkdir()
     both = venv(tmp_path / "both", "numpy-1.0", shared=True)
     assert installed.look(str(both), str(tmp_path), env)["stack"]["numpy"] == "1.0", "its own comes first"
-    base = {"PYTHONUSERBASE": str(tmp_path / "home" / ".local")}
-    assert installed.look(str(shared), str(tmp_path), base)["stack"]["triton"] == "4.0"
+    elsewhere = {"PYTHONUSERBASE": str(tmp_path / "home" / ".local")}
+    assert installed.look(str(shared), str(tmp_path), elsewhere)["stack"]["triton"] == "4.0"
     without = installed.look(str(shared), str(tmp_path), {**env, "PYTHONNOUSERSITE": "1"})
     assert "triton" not in without["stack"]
 

@@ -10,7 +10,7 @@ import re
 import stat
 
 from . import cgroup, files, leases, machine, names
-from .observing import apart, gpus, mounted, skus
+from .observing import apart, container, gpus, mounted, skus
 from .observing.facts import at_root
 from .wire import Fault
 
@@ -263,6 +263,6 @@ def plugged(root: str = "/") -> Optional[int]:
     """How many NVIDIA boards the bus has; None where it cannot be told (in a container /sys is the whole
     machine's)."""
     bus = at_root(root, "/sys/bus/pci/devices")
-    if gpus.inside(root) or not os.path.isdir(bus):
+    if container.inside(root) or not os.path.isdir(bus):
         return None
     return sum(gpus.is_board(os.path.join(bus, name)) for name in _listed(bus))

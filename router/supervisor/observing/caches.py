@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from .. import files, machine, stamps, volumes, work
+from .. import files, inplace, machine, stamps, volumes, work
 from ..wire import Fault
 from . import verdicts
 from .facts import Look
@@ -41,6 +41,8 @@ ALWAYS = ("xla_hlo", "jax_pcc")
 """Whoever names a folder for these must be able to write it: found out later it costs a device's time."""
 MOST_FILES = 20_000
 MOST_SECONDS = 0.2
+SECONDS = 5.0
+"""What a folder on a file system of another computer may take to show that it can be written."""
 BLIND = (
     "nobody could look into the work: no Python of it was seen (another program, `python -I` or `-S`, "
     "or ROUTE_OBSERVE=0)"
@@ -57,9 +59,19 @@ def before(look: Look) -> Json:
         # A bucket's address is no folder of this machine.
         local = bool(folder) and "://" not in str(folder)
         ours = local and volume is not None and within(str(folder), volume)
+        broken = False
         if local and folder and (ours or kind in ALWAYS):
-            writable(kind, variable, folder)
+            try:
+                usable(kind, variable, folder, far=not ours)
+            except Fault:
+                # What another launcher has started is told of, not stopped.
+                if not inplace.of(spec):
+                    raise
+                broken = True
         off = verdicts.turned_off(kind, env)
+        if broken:
+            found[kind] = {"state": "unwritable"}
+            continue
         if not (ours or off):
             continue
         told: Json = {"state": "unobserved"}
@@ -79,6 +91,30 @@ def before(look: Look) -> Json:
 
 def within(path: str, folder: str) -> bool:
     return os.path.normpath(path).startswith(folder + os.sep)
+
+
+def usable(kind: str, variable: str, folder: str, *, far: bool) -> None:
+    """`writable`, for a folder that may be `far` away, on a file system that does not answer."""
+    from . import apart, mounted
+
+    if not far or mounted.Places().far(folder) is None:
+        writable(kind, variable, folder)
+        return
+
+    def told() -> Json:
+        try:
+            writable(kind, variable, folder)
+        except Fault as fault:
+            return fault.told()
+        return {}
+
+    try:
+        said = apart.do(told, SECONDS)
+    except apart.Failed as e:
+        what = "the %s cache cannot be looked at: %s: %s" % (kind, folder, e)
+        said = {"code": "PREFLIGHT", "what": what, "mend": "set %s to another folder" % variable}
+    if said:
+        raise Fault(str(said["code"]), str(said["what"]), str(said.get("mend", "")))
 
 
 def writable(kind: str, variable: str, folder: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INITIAL = "pid:[4026531836]"
 """The first namespace of processes (PROC_PID_INIT_INO in the kernel's proc_ns.h)."""
+LAYERED = frozenset(("overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs", "fuse.unionfs"))
+"""File systems that are laid over others."""
 FRESH_US = 600_000_000
 """A container that is up for less when a run is asked for may have been begun for it."""
 SHARED = (
@@ -57,10 +59,8 @@ def here() -> Optional[Json]:
             return {"key": None, "up_us": None}
         up = int((now - first.start / ticks) * 1_000_000)
         return {"key": "%s-%d" % (space[5:-1], first.start), "up_us": up if up >= 0 else None}
-    from . import mounted
-
     root = machine.mount_of("/")
-    return {"key": None, "up_us": None} if root is not None and root.fs in mounted.LAYERED else None
+    return {"key": None, "up_us": None} if root is not None and root.fs in LAYERED else None
 
 
 def look(attempt: Attempt) -> Optional[Json]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import machine
 from ..wire import Fault
-from . import processor
+from . import container, processor
 from .facts import LATER
 
 TYPE_CHECKING = False
@@ -150,7 +150,7 @@ def _accelerators(o: Observed, look: Look, seen: Json) -> Json:
         values = [gpu.get(name) for gpu in rows]
         lacking = next((gpu["why"].get(name) for gpu in rows if gpu.get(name) is None), None)
         if not rows or None in values:
-            return told(None, lacking or why)
+            return told(None, lacking or ("nothing tells it of these boards" if rows else why))
         counts = {value: values.count(value) for value in values}
         if len(counts) > 1:
             named = ", ".join("%d x %s" % (counts[value], value) for value in sorted(counts, key=str))
@@ -180,16 +180,14 @@ def _accelerators(o: Observed, look: Look, seen: Json) -> Json:
 
 def _cotenants(o: Observed, rows: List[Json], during: Json, src: str) -> Json:
     """The most processes of others on one of our GPUs at once, before or during."""
-    from . import gpus
-
     counts = [gpu.get("others") for gpu in rows]
     most = during.get("cotenants")
     if most or any(counts):
         return o.seen(max([most or 0] + [count or 0 for count in counts]), src=src)
     # None of others before and during: both have to have been seen.
-    if rows and None not in counts and most is not None and not gpus.inside():
+    if rows and None not in counts and most is not None and not container.inside():
         return o.seen(0, src=src)
-    return o.seen(None, CONTAINER if gpus.inside() else "no sample tells who else used the GPUs")
+    return o.seen(None, CONTAINER if container.inside() else "no sample tells who else used the GPUs")
 
 
 def _errors(o: Observed, look: Look, found: Json, during: Json) -> Json:

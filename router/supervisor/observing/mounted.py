@@ -7,6 +7,7 @@ import re
 
 from .. import machine
 from . import apart, drives
+from .container import LAYERED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ FAMILIES = {
     "tmpfs": "memory",
 }
 MEMORY = frozenset(("tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs"))
-LAYERED = frozenset(("overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs", "fuse.unionfs"))
 _BUCKETS = """gcsfuse mount-s3 mountpoint-s3 s3fs goofys geesefs rclone blobfuse blobfuse2 juicefs ossfs
 ossfs2 cosfs obsfs s3ql s3backer riofs yas3fs"""
 BUCKETS = frozenset(_BUCKETS.split())

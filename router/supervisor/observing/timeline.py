@@ -32,11 +32,12 @@ def before(look: Look) -> Json:
     return found
 
 
-def _first_since_reboot(look: Look) -> bool:
-    """Whether no run of this root was started since the machine booted, and one was before that."""
+def _first_since_reboot(look: Look) -> Optional[bool]:
+    """Whether no run of this root was started since the machine booted, and one was before that; None where
+    one boot is not told from another."""
     boot = machine.boot_id()
-    if not boot:
-        return False
+    if boot == "unknown":
+        return None
     folder = os.path.join(look.attempt.run.root, "boots")
     mark = os.path.join(folder, boot)
     if os.path.exists(mark):
@@ -75,6 +76,8 @@ def startup(o: Observed, look: Look) -> Json:
         return {"class": o.seen(None, why)}
     if seen.get("container"):
         return {"class": o.seen(*container.judged(seen["container"]))}
+    if seen["rebooted"] is None:
+        return {"class": o.seen(None, "this machine does not tell one boot from another")}
     return {
         "class": o.seen("warm_machine_after_reboot" if seen["rebooted"] else "warm_machine_fresh_process")
     }
