@@ -19,6 +19,7 @@ from compute_router.backends import local as module
 from compute_router.backends.local import LocalBackend, LocalSettings
 from compute_router.machines.offering import hashed
 from compute_router.machines.specification import volume_name
+from compute_router.supervisor.observing import container
 from compute_router.supervisor.observing.mounted import Places
 from compute_router.workload import (
     Accelerator,
@@ -63,7 +64,7 @@ def test_a_plain_script_gets_the_processors(local: LocalBackend, folder: Path) -
     assert (offer.backend, offer.id, offer.surface) == ("local", "machine", Surface.LOCAL)
     assert (offer.hardware.family, offer.hardware.count) == ("cpu", 0)
     assert offer.hardware.cpus == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else True
-    assert offer.start_class is StartClass.WARM_MACHINE_FRESH_PROCESS
+    assert container.inside() or offer.start_class is StartClass.WARM_MACHINE_FRESH_PROCESS
     assert not offer.busy
     assert set(offer.powers) == {
         Power.DETACH, Power.FOLLOW, Power.CANCEL, Power.SECRETS, Power.VOLUMES, Power.RESUME,
