@@ -113,17 +113,19 @@ def output(
                 raise Failed(late)
             time.sleep(0.001)
         return child.returncode, data
+    except Failed:
+        # Before it is reaped, whether or not it has ended: until then the number is that of its group.
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        for pause in (0.001, 0.005, 0.02, 0.1):
+            if child.poll() is not None:
+                break
+            time.sleep(pause)
+        raise
     finally:
         child.stdout.close()
-        if child.poll() is None:
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except OSError:
-                pass
-            for pause in (0.001, 0.005, 0.02, 0.1):
-                if child.poll() is not None:
-                    break
-                time.sleep(pause)
 
 
 def _end(pid: int) -> int:
