@@ -104,7 +104,9 @@ def test_a_time_limit_ends_the_whole_tree(route: Route, folder: Path, home: Path
 
 
 def test_detach_status_wait_collect(route: Route, folder: Path, home: Path) -> None:
-    (folder / "work.py").write_text(SCRIPT + "\nimport time; time.sleep(1.5); print('late')\n")
+    stop = home.parent / "stop"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(stop)!r}).exists(): time.sleep(0.02)\n"
+    (folder / "work.py").write_text(f"{SCRIPT}\n{waits}print('late')\n")
     out = route("run", "--detach", "work.py")
     assert out.returncode == 0, out.stderr
     run_id = out.stdout.strip()
@@ -112,6 +114,7 @@ def test_detach_status_wait_collect(route: Route, folder: Path, home: Path) -> N
     status = json.loads(route("status", run_id, "--json").stdout)
     assert status["data"]["state"] in {"committed", "starting", "running"}
     assert not (home / "runs" / run_id / "receipt.json").exists()
+    stop.touch()
     waited = route("wait", run_id)
     assert waited.returncode == 0, waited.stderr
     collected = route("collect", run_id)

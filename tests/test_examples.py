@@ -47,7 +47,7 @@ def call(folder: Path, *command: object, code: int = 0, **more: str) -> str:
         env=surroundings(folder, **more),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -171,7 +171,7 @@ def test_without_the_router_an_example_keeps_to_its_folder(tmp_path: Path) -> No
         env={k: v for k, v in surroundings(tmp_path).items() if not k.startswith("ROUTE_")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "results"]

@@ -51,7 +51,7 @@ def test_the_rank_that_raised_is_named(place: Place) -> None:
 def test_a_rank_that_was_killed_is_named(place: Place) -> None:
     with place.link() as link:
         run_id = start(place, link, "time.sleep(60)\n")
-        log, pid, until = place.attempt(run_id) / "log", 0, time.monotonic() + 60
+        log, pid, until = place.attempt(run_id) / "log", 0, time.monotonic() + 150
         while not pid:
             assert time.monotonic() < until
             lines = log.read_text().splitlines() if log.exists() else []
