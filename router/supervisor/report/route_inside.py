@@ -18,7 +18,7 @@ torch torchvision torchaudio torch_xla torch_tpu jax jaxlib flax tensorflow kera
 scipy pandas sklearn transformers accelerate datasets diffusers deepspeed vllm flash_attn
 transformer_engine lightning pytorch_lightning megatron apex
 """
-SLOW = set(_NAMES.split())
+SLOW: "set[str]" = set(_NAMES.split())
 """Top-level packages whose import is timed."""
 MOST_BYTES = 8 << 20
 MOST_LINE = 1 << 15
