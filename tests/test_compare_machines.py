@@ -49,6 +49,16 @@ def test_machines_that_both_arms_ran_on_are_no_confounder() -> None:
     assert only(specs).standing is Standing.CLAIM
 
 
+def test_a_fresh_machine_for_every_run_is_no_confounder() -> None:
+    """As serverless surfaces give them out: then the machine is drawn anew with each run, as all else is."""
+    specs = study(effect=1.10, noise=0.005)
+    for number, spec in enumerate(specs):
+        spec.measured["hw.observed.uuid"] = [f"GPU-{number}"]
+    assert only(specs).standing is Standing.CLAIM
+    candidates(specs)[0].measured["hw.observed.uuid"] = candidates(specs)[1].measured["hw.observed.uuid"]
+    assert only(specs).standing is Standing.EXPLORATORY, "fewer machines than a verdict needs runs"
+
+
 def test_other_machines_are_no_confounder_of_the_hardware_itself() -> None:
     specs = study(effect=1.10, noise=0.005, vary=("hardware",))
     for spec in specs:

@@ -11,6 +11,7 @@ from compute_router.compare.figures import DERIVED
 from compute_router.compare.finding import by_client, listed, named, of_window, where
 from compute_router.compare.loaded import WARNED
 from compute_router.compare.outcome import Role
+from compute_router.compare.planning import N_VERDICT
 from compute_router.compare.sight import Run, Sight
 
 STEP_SHARE = 0.10
@@ -183,7 +184,9 @@ def direction(sight: Sight) -> str:
 
 
 def places(sight: Sight) -> str:
-    """By which fields each arm ran on machines of its own, run for run: running in turn does not cure it."""
+    """By which fields each arm ran on a few machines of its own: running in turn does not cure it. Where
+    every run is on another machine, as on surfaces that give out a fresh one, the machines are drawn with
+    the runs, and chance tells them apart as it does those."""
     told = []
     for path in PLACES:
         d = sight.difference(path)
@@ -191,7 +194,7 @@ def places(sight: Sight) -> str:
             continue
         at = WARNED.index(path)
         sides = [{run.loaded.warned[at] for run in arm.counted} for arm in sight.arms]
-        if not sides[0] & sides[1]:
+        if not sides[0] & sides[1] and min(map(len, sides)) < N_VERDICT:
             told.append(path)
     if not told:
         return ""

@@ -106,6 +106,9 @@ def dial(
     return made
 
 
+_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
 class _Reach:
     """One hop of one dial."""
 
@@ -168,9 +171,9 @@ class _Reach:
             return _proxied(way.proxy, self)
         try:
             addresses = self._looked_up()
-        except OSError as e:
+        except (OSError, UnicodeError) as e:
             raise self.unreached(
-                f"the name {self.hop.address} cannot be looked up: {e.strerror}",
+                f"the name {self.hop.address} cannot be looked up: {getattr(e, 'strerror', None) or e}",
                 "correct its address, or look at the network",
             ) from e
         while True:
@@ -193,20 +196,29 @@ class _Reach:
                 ) from e
             return Prompt(sock)
 
-    def _connected(self, addresses: Sequence[str]) -> socket.socket:
+    def _connected(self, addresses: Sequence[_Address]) -> socket.socket:
         """A connection to the first of `addresses` that takes one. Raises what the last of them does."""
-        for address in addresses[:-1]:
+        for number, address in enumerate(addresses[:-1]):
             with contextlib.suppress(OSError):
-                return self._one(address)
-        return self._one(addresses[-1])
+                return self._one(address, len(addresses) - number)
+        return self._one(addresses[-1], 1)
 
-    def _one(self, address: str) -> socket.socket:
-        left = min(self.left(), self.deaf - time.monotonic())
-        return socket.create_connection((address, self.hop.port), timeout=max(0.1, min(TRY, left)))
+    def _one(self, address: _Address, still: int) -> socket.socket:
+        """A connection to `address`, in its share of the time that `still` addresses may take."""
+        left = min(self.left(), self.deaf - time.monotonic()) / still
+        family, where = address
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(max(0.1, min(TRY, left)))
+            sock.connect(where)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
-    def _looked_up(self) -> Sequence[str]:
-        """The addresses of its name. In a thread: a resolver that is silent would hold us up for minutes.
-        Raises `OSError`."""
+    def _looked_up(self) -> Sequence[_Address]:
+        """The addresses of its name, whole: one of a single link means nothing without that link. In a
+        thread: a resolver that is silent would hold us up for minutes. Raises `OSError`, `UnicodeError`."""
         name, port = self.hop.address, self.hop.port
         ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
         found = side_by_side({name: ask}, self.left()).get(name)
@@ -216,7 +228,7 @@ class _Reach:
             )
         if isinstance(found, BaseException):
             raise found
-        return list(dict.fromkeys(str(each[4][0]) for each in found))
+        return list(dict.fromkeys((each[0], each[4]) for each in found))
 
     def _through(self, below: Connection) -> Any:
         paramiko = load()
