@@ -195,7 +195,7 @@ class SSHBackend(MachineBackend):
 
     def _in_time(self, name: str, workload: Workload) -> Sequence[Offer | NoOffer]:
         """What a machine offers. One that was silent the last time holds nobody up for long again."""
-        if not self._memory.is_silent(name):
+        if not self._memory.is_hurried(name):
             return self._ask(name, workload)
         answer = side_by_side({name: functools.partial(self._ask, name, workload)}, AGAIN).get(name)
         if isinstance(answer, BaseException):

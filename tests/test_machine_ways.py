@@ -3,6 +3,10 @@ own ssh knows is read whatever else stands in its files."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
 import socket
 import subprocess
 import threading
@@ -12,14 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import workload
+from reserved import Fleet, offered
 from ssh_machines import entry_of, pin_all
 from sshd import Sshd, keygen
 
+from compute_router.backends import ssh as backends_ssh
 from compute_router.errors import Unavailable
-from compute_router.machines import MachineEntry, dialing
+from compute_router.machines import MachineEntry, dialing, openssh
 from compute_router.machines.dialing import dial
 from compute_router.machines.hops import Hop
+from compute_router.machines.memory import Memory
 from compute_router.machines.pins import told
+from compute_router.machines.reaching import reach
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Sshd]:
+    made = Sshd(tmp_path / "sshd").start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture
@@ -115,3 +131,59 @@ def test_what_ssh_knows_is_found_among_lines_that_are_not_ours_to_read(tmp_path:
     assert told("m", hop, True, type_, key).known == "differs"
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, capture_output=True)
     assert told("m", hop, True, type_, key).known == "differs", "its name is hashed"
+
+
+def test_one_that_was_silent_and_is_slow_is_heard_again(tmp_path: Path) -> None:
+    memory = Memory(tmp_path)
+    assert not memory.is_hurried("h1"), "nothing is known of it"
+    assert "unreachable since" in memory.silent("h1")
+    assert memory.is_hurried("h1")
+    file = tmp_path / "machines" / "h1.json"
+    seen = json.loads(file.read_text())
+    file.write_text(json.dumps({**seen, "waited_us": seen["waited_us"] - 301_000_000}))
+    assert not memory.is_hurried("h1"), "it has all its time again"
+    assert memory.is_hurried("h1"), "once in five minutes"
+    assert json.loads(file.read_text())["silent_us"] == seen["silent_us"]
+    memory.answered("h1")
+    assert not memory.is_hurried("h1")
+
+
+def test_a_slow_one_that_was_silent_is_offered(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Fleet(tmp_path / "fleet")
+    try:
+        made.add("h1", accelerator="cpu")
+        home = tmp_path / "home"
+        (home / "machines").mkdir(parents=True)
+        (home / "machines" / "h1.json").write_text('{"silent_us": 1}')
+        # No machine is as quick as this.
+        monkeypatch.setattr(backends_ssh, "AGAIN", 0.001)
+        assert "h1" in offered(made.backend(home), workload(folder))
+    finally:
+        made.close()
+
+
+def test_a_shared_connection_that_hangs_is_let_go_of(
+    tmp_path: Path, server: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openssh, "CLOSING", 0.3)
+    entry = entry_of(server, tmp_path / "root", transport="openssh")
+    pin_all("h1", entry)
+    machine = reach("h1", entry)
+    assert machine.open(("echo", "there"), deadline=20).read(100) == b"there\n"
+    shared = openssh._socket("h1", entry)
+    told = subprocess.run(
+        ["ssh", "-o", f"ControlPath={shared}", "-O", "check", "h1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"pid=(\d+)", told.stderr + told.stdout)
+    assert found, told
+    os.kill(int(found[1]), signal.SIGSTOP)
+    try:
+        machine.close()
+    finally:
+        os.kill(int(found[1]), signal.SIGKILL)
+        Path(shared).unlink(missing_ok=True)

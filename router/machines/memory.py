@@ -17,6 +17,9 @@ from compute_router.workload import Workload
 __all__ = ["Memory"]
 
 FRESH_US = 60_000_000
+AGAIN_US = 300_000_000
+"""How often a machine that is silent is given all the time again that it may take."""
+TIMES = ("seen_us", "silent_us", "waited_us")
 MOST = 200
 """Environments of one machine that are remembered; beyond it the oldest is forgotten."""
 
@@ -35,15 +38,23 @@ class Memory:
         if seen.get("silent_us") or _now() - int(seen.get("seen_us") or 0) > FRESH_US:
             self._write(name, {**seen, "seen_us": _now(), "silent_us": None})
 
-    def is_silent(self, name: str) -> bool:
-        """Whether it did not answer the last time."""
-        return bool(self._read(name).get("silent_us"))
+    def is_hurried(self, name: str) -> bool:
+        """Whether it did not answer the last time, and had all the time it may take not long ago: one that
+        answers slowly would stay silent for ever otherwise. Counts as a look at it."""
+        seen = self._read(name)
+        if not seen.get("silent_us"):
+            return False
+        since = _now() - int(seen.get("waited_us") or 0)
+        if 0 <= since < AGAIN_US:
+            return True
+        self._write(name, {**seen, "waited_us": _now()})
+        return False
 
     def silent(self, name: str) -> str:
         """Since when it does not answer, as words; it has not answered just now."""
         seen = self._read(name)
         if not seen.get("silent_us"):
-            seen["silent_us"] = _now()
+            seen["silent_us"] = seen["waited_us"] = _now()
             self._write(name, seen)
         last = f", last seen {_when(seen['seen_us'])}" if seen.get("seen_us") else ""
         return f"unreachable since {_when(seen['silent_us'])}{last}"
@@ -80,7 +91,7 @@ class Memory:
             return {}
         if not isinstance(found, dict):
             return {}
-        times = {key: found.get(key) for key in ("seen_us", "silent_us")}
+        times = {key: found.get(key) for key in TIMES}
         return {**found, **{key: us if type(us) is int else None for key, us in times.items()}}
 
     def _write(self, name: str, seen: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -27,6 +28,7 @@ LOST = 255
 """What ssh ends with when it is its own end, not that of the command."""
 KEPT = 60
 """Seconds that the shared connection stays after its last command."""
+CLOSING = 10.0
 
 
 class OpenSSHMachine(Machine):
@@ -87,7 +89,9 @@ class OpenSSHMachine(Machine):
         path = _socket(self.name, self.entry)
         if os.path.exists(path):
             words = [*_ssh(), "-o", f"ControlPath={_quoted(path)}", "-O", "exit", *_target(self.entry)]
-            subprocess.run(words, capture_output=True, timeout=10, check=False)
+            # One that does not hear ends by itself, once nobody has used it for a while.
+            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                subprocess.run(words, capture_output=True, timeout=CLOSING, check=False)
 
 
 def _refusal(name: str, entry: MachineEntry, said: str) -> RouteError:
