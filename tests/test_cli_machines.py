@@ -207,6 +207,8 @@ def test_a_changed_key_stops_everything_until_the_machine_is_removed(
     out = route("machine", "check")
     assert out.returncode == 69
     assert re.search(r"no +key: .*HAS CHANGED.*" + re.escape(fingerprint(sshd)), out.stdout), out.stdout
+    out = route("run", "--backend", "ssh", "--", "true")
+    assert (out.returncode, "ssh: h1: THE KEY OF" in out.stderr) == (65, True), out.stderr
     out = route(*arguments(sshd), "--trust-first-use")
     assert out.returncode == 77
     assert "HAS CHANGED" in out.stderr

@@ -363,3 +363,22 @@ def test_the_last_refusal_is_left_to_the_error(capsys: pytest.CaptureFixture[str
         "refused by x/a: no a",
         "staging to x/b",
     ]
+
+
+def test_a_wait_that_ended_without_a_place_is_no_failure_of_the_work(route: Route) -> None:
+    whole = ("--set", "backend.local.exclusive=true")
+    holder = route("run", "--detach", *whole, "--", "sleep", "60.5").stdout.strip()
+    out = route("run", "--wait", "1s", *whole, "--", "true")
+    assert out.returncode == 69, out.stderr
+    assert f"never executed; run {holder} has the whole machine" in out.stderr
+    assert route("cancel", holder).returncode == 0
+
+
+def test_a_refusal_does_not_tell_what_was_asked_for_with_backend(route: Route, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[machines.gone]\naddress = "me@127.0.0.1:1"\n')
+    out = route("run", "--backend", "ssh", "--", "true", env={"ROUTE_CONFIG": str(config)})
+    assert out.returncode == 65
+    assert "gone is unreachable" in out.stderr
+    assert "the run is pinned" not in out.stderr
+    assert "leave out --backend" not in out.stderr

@@ -164,3 +164,13 @@ def test_a_profile_that_is_not_there() -> None:
     with pytest.raises(NotFound, match="'big'") as e:
         Config().profile("big")
     assert "[profiles.NAME]" in e.value.mend
+
+
+def test_a_path_is_shown_the_way_that_is_no_detour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compute_router.reading.layers import shown_path
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    work = tmp_path / "work"
+    assert shown_path(work / "a.toml", work) == "a.toml"
+    assert shown_path(tmp_path / "work" / "a.toml", work / "exp") == "../a.toml"
+    assert shown_path(tmp_path / ".config" / "route" / "config.toml", work) == "~/.config/route/config.toml"

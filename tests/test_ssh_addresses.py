@@ -100,3 +100,11 @@ def test_tokens_of_a_command_on_the_way(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Rejected, match="ProxyUseFdpass") as refused:
         resolve("h1")
     assert "openssh" in refused.value.mend
+
+
+def test_the_command_to_try_is_one_that_ssh_takes() -> None:
+    from compute_router.machines.hops import Hop
+
+    assert Hop(name="h", address="h", port=22, user="me").command == "ssh me@h"
+    hop = Hop(name="h", address="10.0.0.1", port=2222, user="me", identities=("/my keys/a", "/b"))
+    assert hop.command == "ssh -p 2222 -i '/my keys/a' me@10.0.0.1"

@@ -11,7 +11,7 @@ __all__ = ["ENDS", "exit_code", "told"]
 
 ENDS: dict[str, tuple[int | None, str]] = {
     "succeeded": (0, "the work ended well"),
-    "failed": (None, "the work's own code; 128+n for a signal; 1 where it has neither"),
+    "failed": (None, "the work's own code; 128+n for a signal; 69 if it only waited; 1 where it has none"),
     "cancelled": (143, "it was asked to end (128+15)"),
     "timed_out": (int(ExitCode.TIMEOUT), "it reached its timeout"),
     "preempted": (int(ExitCode.UNAVAILABLE), "its place was taken away"),
@@ -28,6 +28,8 @@ def exit_code(status: Mapping[str, Any]) -> int:
     fixed = ENDS[state][0]
     if fixed is not None:
         return fixed
+    if status.get("reason") == "wait_expired":
+        return int(ExitCode.UNAVAILABLE)
     if status.get("signal"):
         return 128 + int(status["signal"])
     return int(status.get("exit_code") or 0) or 1

@@ -77,7 +77,7 @@ def ps(
             cli.out.line(row_id)
     elif rows or not cli.out.terminal:
         cli.out.table(
-            ["RUN", "NAME", "KIND", "PLACE", "STATE", "MADE", "TOOK"], [_cells(cli, row) for row in rows]
+            ["RUN", "NAME", "KIND", "PLACE", "STATE", "AGE", "TOOK"], [_cells(cli, row) for row in rows]
         )
     else:
         cli.out.line("no runs; `route run workload.py` makes one, `route init` writes a starter")
@@ -127,12 +127,12 @@ def _show(cli: Cli, others: list[dict[str, Any]]) -> None:
             str(other["kind"] or "-"),
             f"{other['backend']}/{other['place']}",
             other["state"],
-            age(other["created_us"] if type(other["created_us"]) is int else None),
+            age(other["created_us"] if type(other["created_us"]) is int else None).removesuffix(" ago"),
             "yes" if other["collected"] else "-",
         ]
         for other in others
     ]
-    cli.out.table(["ELSEWHERE", "NAME", "KIND", "PLACE", "STATE", "MADE", "COLLECTED"], cells)
+    cli.out.table(["ELSEWHERE", "NAME", "KIND", "PLACE", "STATE", "AGE", "COLLECTED"], cells)
 
 
 def _known(states: tuple[str, ...]) -> None:
@@ -194,7 +194,7 @@ def _cells(cli: Cli, row: Row) -> list[str]:
             state = f"unknown {age(since).removesuffix(' ago')} ({last or 'never seen'})"
     name = row.name if len(row.name) <= 20 or not cli.out.terminal else row.name[:19] + "…"
     run_id = short_id(row.id) if cli.out.terminal else row.id
-    return [run_id, name, row.kind, _place(row), state, age(row.created_us), took]
+    return [run_id, name, row.kind, _place(row), state, age(row.created_us).removesuffix(" ago"), took]
 
 
 def _offer(row: Row) -> str | None:

@@ -102,7 +102,8 @@ def _over(cli: Cli, made: Plan, data: dict[str, Any]) -> int:
 def refused(cli: Cli, made: Plan) -> int:
     """The refusal of `run`: why no place may be used, each place with its reason. Exit code 65."""
     bare = {offer.backend for offer in made.offers if not getattr(offer, "set_up", True)}
-    told = [r for r in made.decision.rejections if r.backend not in bare]
+    # Whoever named the one backend does not ask why it is none of the others.
+    told = [r for r in made.decision.rejections if r.backend not in bare and r.rule != "pin"]
     # A single one is what the sentence says already.
     for rejection in told if len(told) > 1 else ():
         place = "/".join(filter(None, [rejection.backend, rejection.offer_id]))

@@ -301,7 +301,7 @@ class _Reach:
     def _refused(self, why: str, tried: list[str] | None = None) -> CredentialsError:
         listed = f" (tried: {'; '.join(tried[:6])})" if tried else " (there is none to try)"
         hint = next((said for said in tried or () if ": " in said), "")
-        mend = f"put your public key into its ~/.ssh/authorized_keys; does it work with: ssh {self.hop.shown}"
+        mend = f"put your public key into its ~/.ssh/authorized_keys; does it work with: {self.hop.command}"
         if "passphrase" in hint:
             mend = f"ssh-add {hint.split(':')[0]}"
         elif "hardware" in hint or tried is None:

@@ -91,6 +91,15 @@ class Hop:
         return f"{self.user}@{at}" + ("" if self.port == PORT else f":{self.port}")
 
     @property
+    def command(self) -> str:
+        """The `ssh` that goes there by the first of its keys, for a person to try."""
+        import shlex
+
+        port = () if self.port == PORT else ("-p", str(self.port))
+        key = ("-i", self.identities[0]) if self.identities else ()
+        return shlex.join(["ssh", *port, *key, f"{self.user}@{self.address}"])
+
+    @property
     def place(self) -> str:
         """Its name in a file of known keys."""
         if self.alias is not None:

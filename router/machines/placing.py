@@ -101,7 +101,8 @@ def machine_offers(
 
 def refused(backend: Backend, name: str, no: No) -> NoOffer:
     """`no` as an answer of `backend`, which names the machine."""
-    reason = no.reason if name in no.reason.split() else f"{name}: {no.reason}"
+    named = name in no.reason.replace(":", " ").replace(",", " ").split()
+    reason = no.reason if named else f"{name}: {no.reason}"
     return NoOffer(backend=backend.name, code=no.code, reason=reason, mend=no.mend)
 
 

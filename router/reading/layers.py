@@ -23,10 +23,10 @@ def shown_path(path: Path, cwd: Path | None = None) -> str:
     """`path` as a person would write it: from where they stand, from their home, else whole."""
     whole = os.path.abspath(path)
     near = os.path.relpath(whole, cwd or Path.cwd())
-    if near.count("..") <= 2:
-        return near
     home = os.path.expanduser("~")
-    return "~" + whole[len(home) :] if whole.startswith(home.rstrip("/") + "/") else whole
+    far = "~" + whole[len(home) :] if whole.startswith(home.rstrip("/") + "/") else whole
+    # From where they stand, unless the way there is a detour: ../.config instead of ~/.config.
+    return near if near.count("..") <= 2 and not (".." in near and len(far) <= len(near)) else far
 
 
 def dotted(path: KeyPath) -> str:

@@ -208,6 +208,8 @@ def describe(holder: Json) -> str:
         return "the lease %s is held" % name
     if name == "queue":
         return "run %s waits for the same lease and came first" % holder["run_id"]
+    if name == "machine":
+        return "run %s has the whole machine" % holder["run_id"]
     return "run %s holds the lease %s" % (holder["run_id"], name)
 
 
