@@ -96,7 +96,7 @@ class Snapshot:
             while at <= size and (piece := os.read(number, min(CHUNK, size - at + 1))):
                 seen.update(piece)
                 if held is not None:
-                    yield *held, False
+                    yield held[0], held[1], False
                     held = None
                 if at + len(piece) > offset:
                     cut = max(0, offset - at)
@@ -106,7 +106,8 @@ class Snapshot:
             os.close(number)
         if at != size or seen.hexdigest() != sha256:
             raise self._changed(path)
-        yield *(held or (at, b"")), True
+        place, piece = held or (at, b"")
+        yield place, piece, True
 
     def _open(self, path: str) -> int:
         try:

@@ -52,12 +52,14 @@ def shell(cli: Cli, id: str, command: tuple[str, ...], node: int | None) -> int:
     handle = run.read("handle", Handle)
     if handle is None:
         raise Refused(f"run {run.id} was never started, so it is nowhere", mend=f"route status {run.id}")
-    asking = sys.stdin is not None and sys.stdin.isatty() and not cli.out.as_json
+    # None where it was closed, which its type does not say.
+    keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else -1
+    asking = keys >= 0 and not cli.out.as_json
     if not command and not asking:
         raise InputError("a shell needs a terminal", mend=f"route shell {id} -- COMMAND needs none")
     backend = cli.router.backend(handle.backend, run.read("workload", Workload))
     found = part_of(backend, handle, node)
-    size = _size(sys.stdin.fileno()) if asking else None
+    size = _size(keys) if asking else None
     cli.out.busy("opening a shell")
     opened = guarded(
         handle.backend,

@@ -88,8 +88,9 @@ class Loaded:
         self.inapplicable: frozenset[str] = _inapplicable(_parts(context, _MISSED, "why"))
         """Of `WARNED` and of what may not apply beside them, the fields that do not apply."""
         submit = _fact(context, _SUBMIT)
-        told = isinstance(submit.v, int) and isinstance(submit.at, int)
-        self.submitted_us: int | None = submit.at - submit.v if told else None
+        at, took = submit.at, submit.v
+        told = at - took if isinstance(at, int) and isinstance(took, int) else None
+        self.submitted_us: int | None = told
         """When the run was submitted, by the client's clock, epoch."""
 
     @property
