@@ -21,6 +21,7 @@ from compute_router.cachekey import STACK
 from compute_router.errors import PreflightFailed
 from compute_router.machines.contract import Interpreter
 from compute_router.records import digest as digest_of
+from compute_router.supervisor import using
 from compute_router.workload import Workload
 
 __all__ = [
@@ -197,9 +198,12 @@ def _built(workload: Workload, envs: Path) -> Interpreter:
     lock = f"# Python {version}, {platform.system()} {platform.machine()}\n{lock}"
     digest = hashlib.sha256(lock.encode()).hexdigest()
     home = envs / digest
-    built = not (home / "bin" / "python").exists()
-    if built:
-        built = _build(uv, python, lock, home, environ)
+    built = used = False
+    while not used:
+        if not (home / "bin" / "python").exists():
+            built = _build(uv, python, lock, home, environ) or built
+        # From here on, until this process ends, nobody tidies it away.
+        used = using.environment(str(home)) or not (home / using.LOCK).exists()
     minor = ".".join(version.split(".")[:2])
     asked = _asked(workload, envs)
     asked.parent.mkdir(exist_ok=True)

@@ -256,7 +256,7 @@ def test_nothing_that_uv_started_outlives_a_client_that_went(tmp_path: Path) -> 
     os.close(theirs)
     script = f"sleep 1000 & echo $! > {tmp_path}/pid; wait"
     with pytest.raises(wire.Gone):
-        building._run(wire.Wire(mine, tells), ["sh", "-c", script], dict(os.environ), "it", "", tells)
+        building._run(wire.Wire(mine, tells), ["sh", "-c", script], dict(os.environ), "it", "", ())
     pid = (tmp_path / "pid").read_text().strip()
     until = time.monotonic() + 30
     while "sleep" in _command(pid) and time.monotonic() < until:

@@ -6,14 +6,14 @@ import os
 import stat
 import time
 
-from . import closing, files, machine, masking, names, packs, retaining, shards, spares, starting, truth, wire
+from . import closing, files, masking, names, retaining, starting, truth, wire
 from . import manifest as listing
 from .runs import Run
 from .wire import Fault, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Set, Tuple
+    from typing import Any, Dict, List
 
     from .runs import Attempt
     from .wire import Wire
@@ -185,90 +185,3 @@ def listed(root: str) -> List[str]:
     except OSError:
         return []
     return [name for name in found if len(name) == 26 and name.isalnum()]
-
-
-def gc(root: str, head: Json) -> Json:
-    """Remove runs that were collected and ended before `before_us`, then blobs that no run names.
-
-    With `dry_run` nothing is removed and the answer says what would be.
-    """
-    before, dry = names.whole(head.get("before_us", 0), "before_us"), head.get("dry_run") is not False
-    removed: List[str] = []
-    freed = 0 if dry else retaining.sweep(root)
-    for name in listed(root):
-        run = Run(root, name)
-        if not removable(run, before):
-            continue
-        freed += retaining.size_of(run.path)
-        removed.append(name)
-        if not dry:
-            # Out of sight by one rename first, so that no run is ever seen half removed.
-            hidden = os.path.join(root, "stage", ".gone.%s.%d" % (name, machine.mono_us()))
-            os.rename(run.path, hidden)
-            files.sync_folder(os.path.join(root, "runs"))
-            retaining.remove(hidden)
-    if not dry:
-        spares.clear(root, "%d.%d" % (os.getpid(), machine.mono_us()))
-    count, size = unused(root, before, dry, set(removed))
-    return {"removed": removed, "blobs": count, "bytes": freed + size, "dry_run": dry}
-
-
-def removable(run: Run, before_us: int) -> bool:
-    if not files.hint_json(os.path.join(run.path, "collected.json")):
-        return False
-    attempt = run.newest()
-    try:
-        record = attempt.json("exit.json") if attempt is not None else None
-    except Fault:
-        return False
-    if attempt is None or record is None or type(record.get("ended_us")) is not int:
-        return False
-    return record["ended_us"] < before_us and not files.held(attempt.at("sup.lock"))
-
-
-def unused(root: str, before_us: int, dry: bool, without: Set[str]) -> Tuple[int, int]:
-    """Blobs older than `before_us` that no remaining run names; and parts and stages as old."""
-    needed: Set[str] = set()
-    for name in listed(root):
-        if name in without:
-            continue
-        try:
-            spec = Run(root, name).spec()
-        except (Fault, OSError):
-            return 0, 0  # what it needs cannot be told, so nothing may go
-        needed.update(entry["sha256"] for entry in spec.get("tree", []) if "sha256" in entry)
-    count = size = 0
-    for top in ("blobs", "stage"):
-        for folder, folders, found in os.walk(os.path.join(root, top)):
-            if top == "stage":
-                folders[:] = []
-            for name in found:
-                path = os.path.join(folder, name)
-                status = os.lstat(path)
-                if name in needed or status.st_mtime_ns // 1000 >= before_us or files.held(path):
-                    continue
-                count, size = count + 1, size + status.st_blocks * 512
-                if not dry:
-                    os.unlink(path)
-    for path, blobs, bytes_ in _packs(root, before_us):
-        if needed.isdisjoint(blobs):
-            count, size = count + len(blobs), size + bytes_
-            if not dry:
-                os.unlink(path)
-    for path, bytes_ in shards.unused(root, before_us):
-        count, size = count + 1, size + bytes_
-        if not dry:
-            os.unlink(path)
-    return count, size
-
-
-def _packs(root: str, before_us: int) -> List[Tuple[str, List[str], int]]:
-    """The packs older than `before_us`: path, digests, bytes. One goes as a whole, once no run needs any
-    of it."""
-    folder, found = os.path.join(root, "packs"), []
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        path = os.path.join(folder, name)
-        status = os.lstat(path)
-        if status.st_mtime_ns // 1000 < before_us:
-            found.append((path, [digest for digest, _, _ in packs.index(path)], status.st_blocks * 512))
-    return found

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 
-from . import arriving, files, machine, names, wire
+from . import arriving, files, machine, names, using, wire
 from .wire import Fault, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any, Dict, List, Optional
+    from typing import IO, Any, Dict, List, Optional, Sequence
 
     from .arriving import Arriving
     from .wire import Wire
@@ -35,6 +35,8 @@ def answer(root: str, bring: Arriving, stream: Wire, head: Json, body: bytes) ->
         return facts(head)
     digest = names.digest(head["lock_sha256"])
     found = whole(root, digest)
+    if found is not None and not using.environment(_folder(root, digest)):
+        found = None  # it was tidied away just now
     if found is not None or not body:
         tool = head.get("uv")
         there = tool is not None and os.path.exists(_tool(root, names.digest(tool)))
@@ -85,9 +87,13 @@ def _others() -> List[Any]:
     return [(path, version) for path, version in found.items() if version]
 
 
+def _folder(root: str, digest: str) -> str:
+    return os.path.join(root, "envs", digest)
+
+
 def whole(root: str, digest: str) -> Optional[str]:
     """The interpreter of the environment of a lock; None if it is not built."""
-    python = os.path.join(root, "envs", digest, "bin", "python")
+    python = os.path.join(_folder(root, digest), "bin", "python")
     return python if os.path.exists(python) else None
 
 
@@ -96,41 +102,51 @@ def build(root: str, bring: Arriving, stream: Wire, digest: str, head: Json, bod
     began = machine.mono_us()
     try:
         asked = wire.loads(body)
-        lock, python = names.text(asked["lock"], "the lock"), names.text(asked["python"], "python")
+        text, python = names.text(asked["lock"], "the lock"), names.text(asked["python"], "python")
         environ = {str(k): names.text(v, "a variable") for k, v in dict(asked.get("environ") or {}).items()}
         wheels = {names.parts(n)[-1]: names.digest(d) for n, d in dict(asked.get("wheels") or {}).items()}
     except (ValueError, KeyError, TypeError, Fault) as e:
         raise Fault("BAD_REQUEST", "how to build it cannot be read: %.80s" % e, "see docs/protocol.md")
-    if hashlib.sha256(lock.encode()).hexdigest() != digest:
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise Fault("BAD_REQUEST", "the lock is not the one that was named", "see docs/protocol.md")
     bring.settle()
     envs = os.path.join(root, "envs")
     os.makedirs(envs, 0o700, exist_ok=True)
-    fd = -1
+    fd, cache, lock = -1, using.lock_of(root, "uv"), os.path.join(root, "stage", "env.%s.lock" % digest)
     while fd < 0:
-        fd = files.lock(os.path.join(root, "stage", "env.%s.lock" % digest), patience=1.0)
+        fd = files.lock(lock, patience=1.0)
         if fd < 0 and not stream.listening():
             raise Gone("while it waited")
+        if fd >= 0 and not files.still(lock, fd):
+            os.close(fd)
+            fd = -1
     try:
+        while not using.use(cache, patience=1.0):
+            if not stream.listening():
+                raise Gone("while it waited")
+            using.made(cache)
         found = whole(root, digest)
-        if found is not None:
+        if found is not None and using.environment(_folder(root, digest)):
             return {"python": found, "built": False, "build_us": machine.mono_us() - began}
         _sweep(envs)
         beside = os.path.join(envs, ".%s.%s" % (digest[:16], bring.nonce))
         try:
             uv = _uv(root, bring, head.get("uv"))
             folder = _wheels(bring, beside + ".wheels", wheels)
-            _make(stream, uv, python, lock, beside, _environ(root, environ, folder), fd)
-            final = os.path.join(envs, digest)
+            held = (fd, using.descriptor(cache))
+            _make(stream, uv, python, text, beside, _environ(root, environ, folder), held)
+            final = _folder(root, digest)
             if os.path.lexists(final):  # its interpreter is gone: it cannot be used, nor can it be mended
                 os.rename(final, "%s.%s.gone" % (beside, machine.mono_us()))
             os.rename(beside, final)
             files.sync_folder(envs)
+            using.environment(final)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(beside + ".wheels", ignore_errors=True)
         return {"python": whole(root, digest), "built": True, "build_us": machine.mono_us() - began}
     finally:
+        using.leave(cache)
         os.close(fd)
 
 
@@ -154,11 +170,12 @@ def _uv(root: str, bring: Arriving, sent: Any) -> str:
             raise Fault("PREFLIGHT", "there is no uv here", 'set python = "/path", or install uv there')
         return found
     path = _tool(root, names.digest(sent))
-    if not os.path.exists(path):
+    if not using.use(path):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         part = "%s.%s" % (path, bring.nonce)
         _copy(bring, sent, part, 0o700)
         os.rename(part, path)
+        using.use(path)
     return path
 
 
@@ -221,7 +238,7 @@ def _there(address: str) -> bool:
 
 
 def _make(
-    stream: Wire, uv: str, python: str, lock: str, beside: str, environ: Dict[str, str], held: int
+    stream: Wire, uv: str, python: str, lock: str, beside: str, environ: Dict[str, str], held: Sequence[int]
 ) -> None:
     what = "the environment cannot be made"
     _run(stream, [uv, "venv", "--relocatable", "--python", python, beside], environ, what, "", held)
@@ -249,9 +266,11 @@ def _sync(folder: str) -> None:
     os.sync()
 
 
-def _run(stream: Wire, words: List[str], environ: Dict[str, str], what: str, text: str, held: int) -> None:
-    """Run uv and tell the client each line it says. It ends with the client; and while it lives the lock
-    is held, whatever becomes of us."""
+def _run(
+    stream: Wire, words: List[str], environ: Dict[str, str], what: str, text: str, held: Sequence[int]
+) -> None:
+    """Run uv and tell the client each line it says. It ends with the client; and while it lives the locks
+    are held, whatever becomes of us."""
     try:
         process = subprocess.Popen(
             words,
@@ -261,7 +280,7 @@ def _run(stream: Wire, words: List[str], environ: Dict[str, str], what: str, tex
             stderr=subprocess.PIPE,
             cwd="/",
             start_new_session=True,
-            pass_fds=(held,),
+            pass_fds=[fd for fd in held if fd >= 0],
         )
     except OSError as e:
         mend = 'set python = "/path/on/the/machine", or install a uv there that fits it'

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 
-from . import files, wire
+from . import files, using, wire
 from .wire import Fault
 
 TYPE_CHECKING = False
@@ -63,6 +63,7 @@ def name_process(name: str) -> bool:
 
 
 def close_others(keep: Set[int]) -> None:
+    keep = keep | using.lasting()
     for name in os.listdir("/dev/fd"):
         fd = int(name)
         if fd not in keep:
@@ -89,6 +90,7 @@ def _grandchild(
         os.makedirs(attempt.path, 0o700, exist_ok=True)
         detach(attempt.at("supervisor.log"))
         detached = True
+        using.of_work(spec)
         waiter.Waiter(attempt, spec, secrets, asked).run(told, wait_us)
     except OSError as e:
         told.say("fault", **refusal(e).told())
@@ -98,6 +100,11 @@ def _grandchild(
         # A folder of ours that is not whole: nothing was started, and it must be heard of.
         what = "the supervisor cannot be loaded: %s: %s" % (type(e).__name__, str(e)[:200])
         told.say("fault", code="PREFLIGHT", what=what, mend="remove bin/ below the root and try again")
+
+
+def own() -> str:
+    """The digest of the supervisor that this process is."""
+    return os.path.basename(using.own())
 
 
 def traceback() -> None:

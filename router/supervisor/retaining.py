@@ -138,7 +138,10 @@ def remove(path: str) -> int:
     """Remove a tree, following no link; the bytes that this freed. What cannot be removed stays."""
     freed = size_of(path)
     if os.path.islink(path) or os.path.isfile(path):
-        os.unlink(path)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass  # another client was faster
     else:
         shutil.rmtree(path, ignore_errors=True)
     return max(0, freed - size_of(path))
@@ -149,7 +152,9 @@ def size_of(path: str) -> int:
     for folder, _, found in os.walk(path):
         for name in found:
             try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                status = os.lstat(os.path.join(folder, name))
+                # Of a file that has other names too, its share.
+                total += status.st_blocks * 512 // max(1, status.st_nlink)
             except OSError:
                 pass
     return total

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 
-from . import machine, names, runs, wire
+from . import machine, names, runs, using, wire
 from .wire import Fault, Gone, Wire
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ SILENT = ("blob", "keep", "input", "window")
 FOLDERS = ("blobs", "stage", "volumes", "runs")
 
 
-SLOW = ("prepare", "want", "blob", "commit", "manifest", "environment")
+SLOW = ("prepare", "want", "blob", "commit", "manifest", "environment", "gc")
 """Operations that may take long, of which the client hears meanwhile that they are going on."""
 BEAT = 5.0
 """Seconds between two beats."""
@@ -61,6 +61,7 @@ class Server:
         self._starts = 0
         self._beats: Optional[Beats] = None
         self._deaf = False
+        self._brings = False
 
     @property
     def stage(self) -> Stage:
@@ -149,17 +150,33 @@ class Server:
 
             # What somebody has collected already makes room for what is new.
             retaining.sweep(self.root, scarce=True)
+        self._bring(True)
         return self.stage.prepare(head)
 
     def want(self, head: Json, body: bytes) -> Json:
+        self._bring(True)
         return {"want": self.stage.arriving.want(head)}
+
+    def _bring(self, brings: bool) -> None:
+        """See that no blob is tidied away from here on until what needs it is committed, or built."""
+        if brings != self._brings:
+            lock = using.lock_of(self.root, "bring")
+            if not brings:
+                using.leave(lock)
+            elif not using.use(lock):
+                raise Fault("BLOBS_MISSING", "somebody is tidying up here", "try again")
+            self._brings = brings
 
     def environment(self, head: Json, body: bytes) -> Json:
         from . import environments
 
-        return environments.answer(self.root, self.stage.arriving, self.wire, head, body)
+        found = environments.answer(self.root, self.stage.arriving, self.wire, head, body)
+        self._bring(False)
+        return found
 
     def blob(self, head: Json, body: bytes) -> None:
+        if not self._brings:
+            self._bring(True)
         self.stage.arriving.blob(head, body)
         if head.get("ack") is True and not self._deaf:
             try:
@@ -169,7 +186,9 @@ class Server:
                 self._deaf = True
 
     def commit(self, head: Json, body: bytes) -> Json:
-        return self.stage.commit(head, body)
+        found = self.stage.commit(head, body)
+        self._bring(False)
+        return found
 
     def keep(self, head: Json, body: bytes) -> None:
         from . import keeping
@@ -279,9 +298,9 @@ class Server:
         return collecting.everything(self.root, head)
 
     def gc(self, head: Json, body: bytes) -> Json:
-        from . import collecting
+        from . import tidying
 
-        return collecting.gc(self.root, head)
+        return tidying.gc(self.root, head)
 
 
 _NAMES = """prepare want blob environment commit keep kept start extend go release status follow stop log
@@ -332,6 +351,8 @@ def main(hello: Json, rest: bytes = b"") -> None:
 
         told = (refusal(e) if isinstance(e, OSError) else Fault("BAD_ROOT", str(e))).told()
         greeting = {"ok": False, "error": dict(told, code=told["code"].replace("PREFLIGHT", "BAD_ROOT"))}
+    if not using.use(using.own(), lasting=True):
+        return  # it was tidied away just now, and nothing more of it could be loaded
     server = Server(root, nonce, stream)
     try:
         stream.put(b"\n" + nonce.encode() + b" " + wire.dumps(greeting) + b"\n")

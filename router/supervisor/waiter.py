@@ -124,7 +124,7 @@ class Waiter:
             "attempt": attempt.number,
             "boot_id": machine.boot_id(),
             "machine_id": machine.machine_id(),
-            "waiter": {"pid": os.getpid(), "start": me.start if me else 0},
+            "waiter": {"pid": os.getpid(), "start": me.start if me else 0, "supervisor": forking.own()},
             "leases": [leases.path_of(name) for name in self.names],
             "devices": self.devices,
             "scrubbed": work.leaked(self.spec, os.environ),
