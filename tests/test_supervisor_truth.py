@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,8 +31,13 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def stop_all(place: Place, run_id: str) -> None:
     """End waiter, watcher and work as a power cut would: none of them writes another byte."""
     attempt = place.attempt(run_id)
-    pids = holders(attempt, "sup.lock") + holders(attempt, "watch.lock")
-    kill(pids)
+    # Those that see others die may write of it: all are stopped before any is killed.
+    while pids := set(holders(attempt, "sup.lock") + holders(attempt, "watch.lock")):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        kill(list(pids))
+        time.sleep(0.02)
     kill([int(place.read(run_id, "exec.json")["pid"])])
     time.sleep(0.1)
 
