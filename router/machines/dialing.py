@@ -305,7 +305,7 @@ class _Reach:
         if "passphrase" in hint:
             mend = f"ssh-add {hint.split(':')[0]}"
         elif "hardware" in hint or tried is None:
-            mend = 'transport = "openssh" in [machines.NAME] asks the real ssh'
+            mend = f'transport = "openssh" in [machines.{self.name}] asks the real ssh'
         return CredentialsError(
             f"{self.who}: {self.hop.shown} lets nobody in: {why}{listed if tried is not None else ''}",
             mend=mend,

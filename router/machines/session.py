@@ -154,7 +154,8 @@ class Session:
             heard = self._heard.get(timeout=deadline)
         except queue.Empty:
             self.close()
-            raise Broken(f"{self.machine.name} was silent for {deadline:.0f} s") from None
+            waited = f"for {deadline:.0f} s" if deadline >= 1 else "until its time was up"
+            raise Broken(f"{self.machine.name} was silent {waited}") from None
         if isinstance(heard, bytes):
             self._unseen = 0
             return heard
