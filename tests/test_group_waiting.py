@@ -91,7 +91,7 @@ def test_who_is_in_the_way_is_seen_and_a_client_that_is_gone_waits_no_more(
         ("h1", "committed", None),
         ("h2", "waiting", 1),
     ]
-    assert f"h2: run {blocker} holds the lease" in seen["detail"]
+    assert f"h2: run {blocker} has the whole machine" in seen["detail"]
     assert "h2: waiting, place 1 in the queue" in route("status", run_id).stdout
     client.send_signal(signal.SIGKILL)
     _, said = client.communicate(timeout=30)
