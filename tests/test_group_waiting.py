@@ -60,7 +60,7 @@ def write(folder: Path, name: str, source: str, nodes: int) -> None:
 
 
 def waiting(route: Route, run_id: str) -> dict[str, Any]:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while True:
         found: dict[str, Any] = json.loads(route("status", run_id, "--json").stdout)["data"]
         if found["state"] == "waiting":
@@ -81,7 +81,7 @@ def test_who_is_in_the_way_is_seen_and_a_client_that_is_gone_waits_no_more(
     client = subprocess.Popen(
         [*ROUTE, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until, runs = time.monotonic() + 60, home / "runs"
+    until, runs = time.monotonic() + 120, home / "runs"
     while not (found := [path.name for path in runs.glob("[0-9a-z]*") if path.name != blocker]):
         assert time.monotonic() < until
         time.sleep(0.1)
