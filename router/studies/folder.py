@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from compute_router.durable import PART, fsync_folder, read_file, write_beside, write_file
+from compute_router.durable import PART, fsync_folder, is_held, read_file, write_beside, write_file
 from compute_router.errors import NotFound, StoreError
 from compute_router.home import fault
 from compute_router.records import Record, encode
@@ -256,17 +256,7 @@ class StudyFolder:
     @property
     def driven(self) -> bool:
         """Whether a process drives it now."""
-        try:
-            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
+        return is_held(self.path / "lock")
 
     @property
     def driver(self) -> int | None:
